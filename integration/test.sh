@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Every check of Drydock, in one command: formatting, lints, licences, all tests, and the demo.
+# As root on Debian it installs what is missing; otherwise it says what is missing, and what that skips.
+# Exit code 0 only if everything that ran passed. In CI (CI=true) nothing may be skipped.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export CARGO_TERM_COLOR=never
+
+declare -a ran=() failed=() skipped=()
+say() { printf '\n== %s\n' "$*"; }
+
+# stage NAME COMMAND...: runs it, notes the time and whether it held.
+stage() {
+  local name=$1 start=$SECONDS
+  shift
+  say "$name: $*"
+  if "$@" </dev/null; then
+    ran+=("$name ($((SECONDS - start)) s)")
+  else
+    failed+=("$name ($((SECONDS - start)) s): $*")
+  fi
+}
+
+# need COMMAND PACKAGE WHAT: installs a Debian package where that is possible.
+need() {
+  local command=$1 package=$2 what=$3
+  command -v "$command" >/dev/null 2>&1 && return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "installing $package (for $what)"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package"; } \
+      </dev/null >/dev/null && command -v "$command" >/dev/null 2>&1 && return 0
+  fi
+  skipped+=("$what: there is no $command here (Debian's package $package; as root this script installs it)")
+  return 1
+}
+
+# A target of rustup's or a component that the toolchain lacks is named before minutes are spent.
+for component in rustfmt clippy; do
+  cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || failed+=("setup: rustup component add $component")
+done
+need cc gcc "the build (aws-lc and zstd are C)"
+need losetup mount "staging onto a loop device"
+need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh .ci/run
+
+stage formatting cargo fmt --all --check
+
+deny=target/tools/bin/cargo-deny
+if command -v cargo-deny >/dev/null 2>&1; then deny=cargo-deny; fi
+if ! command -v "$deny" >/dev/null 2>&1; then
+  stage "cargo-deny, built once" cargo install --quiet --debug --locked --root target/tools --version 0.20.2 cargo-deny
+fi
+# The advisory database is fetched from the network; where that cannot be, the rest is checked.
+stage "licences, bans, sources" "$deny" --log-level error check --hide-inclusion-graph licenses bans sources
+if "$deny" --log-level error fetch db </dev/null >/dev/null 2>&1; then
+  stage advisories "$deny" --log-level error check --disable-fetch advisories
+else
+  skipped+=("advisories: the advisory database cannot be reached from here")
+fi
+
+stage lints cargo clippy --workspace --all-targets --locked -- -D warnings
+stage tests cargo test --workspace --locked
+stage "the demo" cargo demo --plain
+
+say "what ran"
+printf '  ok       %s\n' "${ran[@]}"
+[ ${#skipped[@]} = 0 ] || printf '  skipped  %s\n' "${skipped[@]}"
+[ ${#failed[@]} = 0 ] || printf '  FAILED   %s\n' "${failed[@]}"
+printf '%d passed, %d failed, %d skipped\n' "${#ran[@]}" "${#failed[@]}" "${#skipped[@]}"
+[ ${#failed[@]} = 0 ]
