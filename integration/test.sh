@@ -3,7 +3,7 @@
 # As root on Debian it installs what is missing; otherwise it says what is missing, and what that skips.
 # Exit code 0 only if everything that ran passed. In CI (CI=true) nothing may be skipped.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 export CARGO_TERM_COLOR=never
 
 declare -a ran=() failed=() skipped=()
@@ -51,7 +51,7 @@ if ! command -v "$deny" >/dev/null 2>&1; then
 fi
 # The advisory database is fetched from the network; where that cannot be, the rest is checked.
 stage "licences, bans, sources" "$deny" --log-level error check --hide-inclusion-graph licenses bans sources
-if "$deny" --log-level error fetch db </dev/null >/dev/null 2>&1; then
+if timeout 60 "$deny" --log-level error fetch db </dev/null >/dev/null 2>&1; then
   stage advisories "$deny" --log-level error check --disable-fetch advisories
 else
   skipped+=("advisories: the advisory database cannot be reached from here")
