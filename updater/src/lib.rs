@@ -1,1 +1,4 @@
-//! Skeleton.
+//! The shell around the node's state machine: disk, state, staging, guard and agent.
+
+pub mod disk;
+pub mod state;

@@ -1,0 +1,30 @@
+//! The disk of a node: its partition table, its two slots, and the bits that the loader reads.
+//!
+//! Invariants: every write passes a [`gate::WriteGate`]; nothing outside the configured target slot
+//! and the boot bits of the configured slots is ever written (S1); the only valid copy of the
+//! partition table is never written (S5). All calls block: async callers use `spawn_blocking`.
+
+mod bits;
+mod boot;
+mod commit;
+mod device;
+mod error;
+pub mod gate;
+mod ioctl;
+pub mod layout;
+pub mod sim;
+mod slots;
+mod table;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use bits::{BOOT_BITS_MASK, BootBits, Loader, NIBBLE_MAX};
+pub use boot::{BootControl, BootError, BootState, Disarmed, GptBootControl, TRIAL_TRIES};
+pub use commit::BitsChange;
+pub use device::{Access, Device, FileDisk, RawDisk, TableLock};
+pub use error::DiskError;
+pub use slots::{NotASlot, PartitionSelector, Slot, SlotName, SlotSelectors, Slots};
+pub use table::{GptHealth, Partition, Table};
+pub use writer::{PartitionReader, SlotWriter};

@@ -1,0 +1,14 @@
+//! The small files on the node's state partition: how they are written so that a power cut leaves the
+//! old or the new one, how an older release reads them, and what is done with those it cannot read.
+//!
+//! What the files mean is said where their types are (the journal in `drydock-machine`, slot records
+//! here). All calls block: async callers use `spawn_blocking`.
+
+mod dir;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+pub use dir::{Files, LockName, StateDir, StateError, StateLock};
+pub use store::{Loaded, Lost, LostReason, MAX_FILE_BYTES, Record, Store, UnknownFields};
