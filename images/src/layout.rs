@@ -1,0 +1,110 @@
+//! Where everything is: the names of signed targets and the paths below a repository's URL or a
+//! release's folder. Pure text.
+
+use crate::digest::Digest;
+use crate::names::ChannelName;
+
+/// Signed metadata, below the repository's URL.
+pub const METADATA_DIR: &str = "metadata";
+/// Signed targets, below the repository's URL.
+pub const TARGETS_DIR: &str = "targets";
+/// Stored chunks, below the repository's URL and in a release's folder.
+pub const CHUNKS_DIR: &str = "chunks";
+/// Chunk indexes, below the repository's URL and in a release's folder.
+pub const INDEXES_DIR: &str = "indexes";
+/// The manifest in a release's folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// The repository's newest timestamp.
+pub const TIMESTAMP_FILE: &str = "timestamp.json";
+
+/// What a signed target holds, told by its name. There is no slash in a target's name, because TUF
+/// clients do not agree on where a consistent snapshot's hash goes in a name with one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetKind {
+    /// The manifest of that release.
+    Manifest(Digest),
+    /// That channel.
+    Channel(ChannelName),
+    /// The advisory on that release.
+    Advisory(Digest),
+    /// The withdrawal of that release.
+    Withdrawal(Digest),
+}
+
+impl TargetKind {
+    /// The target's name in the signed metadata.
+    #[must_use]
+    pub fn target_name(&self) -> String {
+        match self {
+            Self::Manifest(digest) => format!("manifest-{}.json", digest.hex()),
+            Self::Channel(name) => format!("channel-{name}.json"),
+            Self::Advisory(digest) => format!("advisory-{}.json", digest.hex()),
+            Self::Withdrawal(digest) => format!("withdrawal-{}.json", digest.hex()),
+        }
+    }
+
+    /// What the target of that name holds. None for names of others, which are left alone.
+    #[must_use]
+    pub fn from_target_name(name: &str) -> Option<Self> {
+        let (kind, rest) = name.strip_suffix(".json")?.split_once('-')?;
+        match kind {
+            "manifest" => Some(Self::Manifest(Digest::from_hex(rest).ok()?)),
+            "channel" => Some(Self::Channel(rest.parse().ok()?)),
+            "advisory" => Some(Self::Advisory(Digest::from_hex(rest).ok()?)),
+            "withdrawal" => Some(Self::Withdrawal(Digest::from_hex(rest).ok()?)),
+            _ => None,
+        }
+    }
+}
+
+/// `chunks/HE/HEX.zst`.
+#[must_use]
+pub fn chunk_path(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("{CHUNKS_DIR}/{}/{hex}.zst", &hex[..2])
+}
+
+/// `indexes/HEX`.
+#[must_use]
+pub fn index_path(digest: &Digest) -> String {
+    format!("{INDEXES_DIR}/{}", digest.hex())
+}
+
+/// `targets/HASH.NAME`, or `targets/NAME` where the root does not ask for consistent snapshots.
+#[must_use]
+pub fn target_path(name: &str, digest: &Digest, consistent_snapshot: bool) -> String {
+    if consistent_snapshot {
+        format!("{TARGETS_DIR}/{}.{name}", digest.hex())
+    } else {
+        format!("{TARGETS_DIR}/{name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_target_name_tells_what_it_holds() {
+        let digest = Digest::of(b"x");
+        for kind in [
+            TargetKind::Manifest(digest),
+            TargetKind::Channel("stable-2.x".parse().unwrap()),
+            TargetKind::Advisory(digest),
+            TargetKind::Withdrawal(digest),
+        ] {
+            assert_eq!(TargetKind::from_target_name(&kind.target_name()), Some(kind));
+        }
+        for other in [
+            "",
+            "manifest-.json",
+            "manifest-XYZ.json",
+            "channel-../x.json",
+            "foo-bar.json",
+            "x",
+        ] {
+            assert_eq!(TargetKind::from_target_name(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,536 @@
+//! The repository's folder: its lock, its newest metadata, and the one way to change them. Files are
+//! written in the order targets, targets.json, snapshot.json, timestamp.json, each on the disk before
+//! the next, so every state on the disk is one that a reader accepts.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tough::TargetName;
+use tough::schema::decoded::{Decoded, Hex};
+use tough::schema::{
+    Hashes, Metafile, Role, RoleType, Root, Signed, Snapshot, Target, Targets, Timestamp as TimestampRole,
+};
+
+use super::Signing;
+use crate::channel::Document;
+use crate::digest::Digest;
+use crate::error::ReleaseError;
+use crate::keys::{KeyRing, SPEC_VERSION, to_json, whole_seconds};
+use crate::layout::{self, METADATA_DIR, TIMESTAMP_FILE, TargetKind};
+use crate::progress::Progress;
+use crate::release::{Durable, ReleaseDir, read_bounded, write_whole};
+use crate::trust::MetadataVersions;
+
+/// The lock in the repository's folder; never removed.
+const LOCK_FILE: &str = ".drydock.lock";
+/// The most bytes of a metadata file that is read back.
+const MAX_METADATA_BYTES: u64 = 8 * 1024 * 1024;
+/// The most roots that are followed.
+const MAX_ROOTS: u64 = 1024;
+
+/// What is signed anew by a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signs {
+    /// Targets, snapshot and timestamp.
+    All,
+    /// The timestamp alone.
+    TimestampOnly,
+}
+
+/// What copying a release came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Copied {
+    pub new_chunks: u64,
+    pub new_bytes: u64,
+    pub known_chunks: u64,
+}
+
+/// The newest metadata of a repository, each verified by its root; None where there are none yet.
+#[derive(Debug)]
+pub(super) struct State {
+    pub root: Signed<Root>,
+    pub signed: Option<SignedState>,
+}
+
+/// The three files below the root.
+#[derive(Debug)]
+pub(super) struct SignedState {
+    pub timestamp: Signed<TimestampRole>,
+    pub snapshot: Signed<Snapshot>,
+    pub targets: Signed<Targets>,
+}
+
+/// A repository's folder, locked for as long as this lives.
+#[derive(Debug)]
+pub(super) struct RepoDir {
+    pub path: PathBuf,
+    _lock: File,
+}
+
+impl RepoDir {
+    /// Locks the folder; makes it if need be.
+    pub async fn lock(path: &Path) -> Result<Self, ReleaseError> {
+        let path = path.to_path_buf();
+        blocking(move || {
+            fs::create_dir_all(&path).map_err(ReleaseError::io("make the folder", &path))?;
+            let lock_path = path.join(LOCK_FILE);
+            let lock = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&lock_path);
+            let lock = lock.map_err(ReleaseError::io("open", &lock_path))?;
+            match lock.try_lock() {
+                Ok(()) => Ok(Self { path, _lock: lock }),
+                Err(TryLockError::WouldBlock) => Err(ReleaseError::Busy { path: lock_path }),
+                Err(TryLockError::Error(error)) => Err(ReleaseError::io("lock", &lock_path)(error)),
+            }
+        })
+        .await
+    }
+
+    /// Does blocking work with the repository, and gives it back.
+    pub async fn blocking<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&Self) -> Result<T, ReleaseError> + Send + 'static,
+    ) -> Result<(Self, T), ReleaseError> {
+        blocking(move || {
+            let done = work(&self)?;
+            Ok((self, done))
+        })
+        .await
+    }
+
+    /// Copies what of a release is not here, after checking all of it, and flushes the disk.
+    pub fn copy_release(&self, release: &ReleaseDir, progress: &Progress) -> Result<Copied, ReleaseError> {
+        let mut copied = Copied::default();
+        let mut done = std::collections::HashSet::new();
+        for artifact in &release.manifest().artifacts {
+            release.walk(artifact, progress, |digest, stored| {
+                if !done.insert(*digest) {
+                    return Ok(());
+                }
+                if self.put_object(&layout::chunk_path(digest), stored)? {
+                    copied.new_chunks += 1;
+                    copied.new_bytes += stored.len() as u64;
+                } else {
+                    copied.known_chunks += 1;
+                }
+                Ok(())
+            })?;
+            let (bytes, _) = release.index(artifact)?;
+            self.put_object(&layout::index_path(&artifact.index.digest), &bytes)?;
+        }
+        // One flush for thousands of chunks, before any metadata lead to them.
+        let failed = ReleaseError::io("flush", &self.path);
+        let dir = File::open(&self.path).map_err(&failed)?;
+        nix::unistd::syncfs(&dir).map_err(|errno| failed(errno.into()))?;
+        Ok(copied)
+    }
+
+    /// Writes an immutable file unless just these bytes are there; a crash may have left others.
+    fn put_object(&self, name: &str, bytes: &[u8]) -> Result<bool, ReleaseError> {
+        let path = self.path.join(name);
+        let same_length = fs::metadata(&path).is_ok_and(|known| known.len() == bytes.len() as u64);
+        if same_length && read_bounded(&path, bytes.len() as u64)? == bytes {
+            return Ok(false);
+        }
+        let new = !path.exists();
+        write_whole(&path, bytes, Durable::Later)?;
+        Ok(new)
+    }
+
+    fn metadata(&self, name: &str) -> PathBuf {
+        self.path.join(METADATA_DIR).join(name)
+    }
+
+    /// Reads the newest metadata and verifies each by its root. A new repository takes over the roots
+    /// that are in the folder of keys.
+    pub fn state(&self, keys: &Path) -> Result<State, ReleaseError> {
+        if !self.metadata("1.root.json").exists() && !self.metadata(TIMESTAMP_FILE).exists() {
+            self.adopt_roots(keys)?;
+        }
+        let root = self.newest_root()?;
+        let timestamp_path = self.metadata(TIMESTAMP_FILE);
+        if !timestamp_path.exists() {
+            return Ok(State { root, signed: None });
+        }
+        let timestamp: Signed<TimestampRole> = self.read_role(&root, &timestamp_path, None)?;
+        let snapshot_meta = self.meta(&timestamp.signed.meta, "snapshot.json", &timestamp_path)?;
+        let snapshot_path = self.metadata(&format!("{}.snapshot.json", snapshot_meta.version));
+        let snapshot: Signed<Snapshot> = self.read_role(&root, &snapshot_path, Some(snapshot_meta))?;
+        let targets_meta = self.meta(&snapshot.signed.meta, "targets.json", &snapshot_path)?;
+        let targets_path = self.metadata(&format!("{}.targets.json", targets_meta.version));
+        let targets: Signed<Targets> = self.read_role(&root, &targets_path, Some(targets_meta))?;
+        Ok(State {
+            root,
+            signed: Some(SignedState {
+                timestamp,
+                snapshot,
+                targets,
+            }),
+        })
+    }
+
+    fn adopt_roots(&self, keys: &Path) -> Result<(), ReleaseError> {
+        for version in 1..=MAX_ROOTS {
+            let from = keys.join(format!("{version}.root.json"));
+            if !from.exists() {
+                if version == 1 {
+                    let detail = format!(
+                        "it has no root yet, and {} is not there: make keys and a root with drydock-images keygen",
+                        from.display()
+                    );
+                    return Err(self.broken(&self.path, detail));
+                }
+                return Ok(());
+            }
+            let bytes = read_bounded(&from, MAX_METADATA_BYTES)?;
+            write_whole(
+                &self.metadata(&format!("{version}.root.json")),
+                &bytes,
+                Durable::Now,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn newest_root(&self) -> Result<Signed<Root>, ReleaseError> {
+        let mut newest: Option<Signed<Root>> = None;
+        for version in 1..=MAX_ROOTS {
+            let path = self.metadata(&format!("{version}.root.json"));
+            if !path.exists() {
+                break;
+            }
+            let root: Signed<Root> = parse(&read_bounded(&path, MAX_METADATA_BYTES)?)
+                .map_err(|detail| self.broken(&path, detail))?;
+            let vouched = newest.iter().all(|older| older.signed.verify_role(&root).is_ok())
+                && root.signed.verify_role(&root).is_ok();
+            if !vouched || root.signed.version.get() != version {
+                return Err(self.broken(
+                    &path,
+                    "it is not signed by itself and the root before it".to_owned(),
+                ));
+            }
+            newest = Some(root);
+        }
+        newest.ok_or_else(|| self.broken(&self.metadata("1.root.json"), "it is missing".to_owned()))
+    }
+
+    fn read_role<T: Role + Serialize + DeserializeOwned>(
+        &self,
+        root: &Signed<Root>,
+        path: &Path,
+        meta: Option<&Metafile>,
+    ) -> Result<Signed<T>, ReleaseError> {
+        let bytes = read_bounded(path, MAX_METADATA_BYTES)?;
+        if let Some(hashes) = meta.and_then(|meta| meta.hashes.as_ref())
+            && hashes.sha256[..] != Digest::of(&bytes).as_bytes()[..]
+        {
+            return Err(self.broken(path, "it is not what the file above it names".to_owned()));
+        }
+        let role: Signed<T> = parse(&bytes).map_err(|detail| self.broken(path, detail))?;
+        // Never sign on top of what nobody vouches for.
+        root.signed
+            .verify_role(&role)
+            .map_err(|error| self.broken(path, error.to_string()))?;
+        Ok(role)
+    }
+
+    fn meta<'m>(
+        &self,
+        meta: &'m std::collections::HashMap<String, Metafile>,
+        name: &str,
+        path: &Path,
+    ) -> Result<&'m Metafile, ReleaseError> {
+        meta.get(name)
+            .ok_or_else(|| self.broken(path, format!("it does not name {name}")))
+    }
+
+    pub fn broken(&self, path: &Path, detail: String) -> ReleaseError {
+        ReleaseError::Repository {
+            path: path.to_path_buf(),
+            detail,
+        }
+    }
+
+    /// Applies `edit` to what is listed, signs, and publishes.
+    pub async fn change(
+        self,
+        signing: &Signing,
+        signs: Signs,
+        edit: impl FnOnce(&mut Draft<'_>) -> Result<(), ReleaseError>,
+    ) -> Result<MetadataVersions, ReleaseError> {
+        let keys_dir = signing.keys.clone();
+        let read = move |repo: &Self| Ok((repo.state(&keys_dir)?, KeyRing::load(&keys_dir)?));
+        let (repo, (state, keys)) = self.blocking(read).await?;
+        let mut draft = Draft::new(&repo, state.signed.as_ref());
+        edit(&mut draft)?;
+        let (listed, new_files) = (draft.listed, draft.new_files);
+        let roots = [&state.root.signed];
+        let signed = match signs {
+            Signs::All => {
+                let next = next_roles(state.signed.as_ref(), listed, signing)?;
+                sign_all(&keys, &roots, next).await?
+            }
+            Signs::TimestampOnly => {
+                let Some(current) = state.signed.as_ref() else {
+                    let detail = "it has no timestamp to refresh: publish a release first".to_owned();
+                    return Err(repo.broken(&repo.path, detail));
+                };
+                let mut timestamp = current.timestamp.signed.clone();
+                timestamp.version = timestamp.version.saturating_add(1);
+                timestamp.expires = whole_seconds(signing.now, signing.lifetimes.timestamp)?;
+                warn_of_expiry(current, timestamp.expires);
+                let versions = (current.snapshot.signed.version, current.targets.signed.version);
+                let bytes = to_json(&keys.sign(timestamp.clone(), &roots).await?)?;
+                SignedFiles {
+                    below: Vec::new(),
+                    timestamp: bytes,
+                    versions,
+                    timestamp_version: timestamp.version,
+                }
+            }
+        };
+        let versions = signed.versions(state.root.signed.version);
+        repo.blocking(move |repo| repo.write_signed(new_files, &signed))
+            .await?;
+        Ok(versions)
+    }
+
+    /// Everything new first, then one rename.
+    pub fn write_signed(
+        &self,
+        new_files: BTreeMap<String, Vec<u8>>,
+        signed: &SignedFiles,
+    ) -> Result<(), ReleaseError> {
+        for (name, bytes) in new_files {
+            let path = layout::target_path(&name, &Digest::of(&bytes), true);
+            write_whole(&self.path.join(path), &bytes, Durable::Now)?;
+        }
+        for (name, bytes) in &signed.below {
+            write_whole(&self.metadata(name), bytes, Durable::Now)?;
+        }
+        write_whole(&self.metadata(TIMESTAMP_FILE), &signed.timestamp, Durable::Now)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReleaseError> + Send + 'static,
+) -> Result<T, ReleaseError> {
+    let stopped = |error| ReleaseError::Request(format!("publishing was stopped: {error}"));
+    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn warn_of_expiry(current: &SignedState, until: Timestamp) {
+    let (snapshot, targets) = (current.snapshot.signed.expires, current.targets.signed.expires);
+    if snapshot.min(targets) < until {
+        tracing::warn!(%snapshot, %targets, "snapshot.json or targets.json expires before the new timestamp: refresh them with a full publish or promote");
+    }
+}
+
+/// What is listed while it is edited.
+pub(super) struct Draft<'a> {
+    repo: &'a RepoDir,
+    listed: BTreeMap<String, Target>,
+    new_files: BTreeMap<String, Vec<u8>>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(repo: &'a RepoDir, signed: Option<&SignedState>) -> Self {
+        let listed = signed.iter().flat_map(|state| &state.targets.signed.targets);
+        let listed = listed
+            .map(|(name, target)| (name.raw().to_owned(), target.clone()))
+            .collect();
+        Self {
+            repo,
+            listed,
+            new_files: BTreeMap::new(),
+        }
+    }
+
+    /// What the listed targets are.
+    pub fn kinds(&self) -> Vec<TargetKind> {
+        self.listed
+            .keys()
+            .filter_map(|name| TargetKind::from_target_name(name))
+            .collect()
+    }
+
+    /// The bytes of a listed target, compared with what was signed.
+    pub fn get(&self, kind: &TargetKind, max_bytes: u64) -> Result<Option<Vec<u8>>, ReleaseError> {
+        let name = kind.target_name();
+        if let Some(bytes) = self.new_files.get(&name) {
+            return Ok(Some(bytes.clone()));
+        }
+        let Some(target) = self.listed.get(&name) else {
+            return Ok(None);
+        };
+        let digest = hex::encode(&target.hashes.sha256[..]);
+        let path = self
+            .repo
+            .path
+            .join(format!("{}/{digest}.{name}", layout::TARGETS_DIR));
+        let bytes = read_bounded(&path, max_bytes)?;
+        if Digest::of(&bytes).hex() == digest {
+            Ok(Some(bytes))
+        } else {
+            Err(self.repo.broken(&path, "it is not what was signed".to_owned()))
+        }
+    }
+
+    /// A listed document.
+    pub fn document<T: Document>(&self, kind: &TargetKind) -> Result<Option<T>, ReleaseError> {
+        match self.get(kind, T::MAX_BYTES)? {
+            Some(bytes) => Ok(Some(T::parse(&bytes)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Lists these bytes under that name from now on.
+    pub fn put(&mut self, kind: &TargetKind, bytes: Vec<u8>) {
+        let name = kind.target_name();
+        let hashes = Hashes {
+            sha256: hash(&bytes),
+            _extra: Default::default(),
+        };
+        let length = bytes.len() as u64;
+        let target = Target {
+            length,
+            hashes,
+            custom: Default::default(),
+            _extra: Default::default(),
+        };
+        self.listed.insert(name.clone(), target);
+        self.new_files.insert(name, bytes);
+    }
+
+    pub fn not_listed(&self, what: String) -> ReleaseError {
+        ReleaseError::NotListed {
+            what,
+            path: self.repo.path.clone(),
+        }
+    }
+}
+
+fn hash(bytes: &[u8]) -> Decoded<Hex> {
+    Digest::of(bytes).as_bytes().to_vec().into()
+}
+
+/// The next three roles, not signed yet. The hashes of snapshot and timestamp come while signing.
+pub(super) struct NextRoles {
+    pub targets: Targets,
+    pub snapshot: Snapshot,
+    pub timestamp: TimestampRole,
+}
+
+/// The roles after the current ones, listing `listed`.
+pub(super) fn next_roles(
+    current: Option<&SignedState>,
+    listed: BTreeMap<String, Target>,
+    signing: &Signing,
+) -> Result<NextRoles, ReleaseError> {
+    let after = |version: Option<NonZeroU64>| version.map_or(NonZeroU64::MIN, |v| v.saturating_add(1));
+    let expires = |lifetime| whole_seconds(signing.now, lifetime);
+    let spec = || SPEC_VERSION.to_owned();
+    let version = after(current.map(|state| state.targets.signed.version));
+    let mut targets = Targets::new(spec(), version, expires(signing.lifetimes.targets)?);
+    targets.delegations = current.and_then(|state| state.targets.signed.delegations.clone());
+    for (name, target) in listed {
+        let name = TargetName::new(name).map_err(|error| ReleaseError::Request(error.to_string()))?;
+        targets.targets.insert(name, target);
+    }
+    let version = after(current.map(|state| state.snapshot.signed.version));
+    let mut snapshot = Snapshot::new(spec(), version, expires(signing.lifetimes.snapshot)?);
+    if let Some(state) = current {
+        snapshot.meta = state.snapshot.signed.meta.clone();
+    }
+    let version = after(current.map(|state| state.timestamp.signed.version));
+    let timestamp = TimestampRole::new(spec(), version, expires(signing.lifetimes.timestamp)?);
+    Ok(NextRoles {
+        targets,
+        snapshot,
+        timestamp,
+    })
+}
+
+/// The files of a new state, ready to be written.
+pub(super) struct SignedFiles {
+    below: Vec<(String, Vec<u8>)>,
+    timestamp: Vec<u8>,
+    versions: (NonZeroU64, NonZeroU64),
+    timestamp_version: NonZeroU64,
+}
+
+impl SignedFiles {
+    pub fn versions(&self, root: NonZeroU64) -> MetadataVersions {
+        MetadataVersions {
+            root: root.get(),
+            timestamp: self.timestamp_version.get(),
+            snapshot: self.versions.0.get(),
+            targets: self.versions.1.get(),
+        }
+    }
+}
+
+/// Signs the three roles so that whoever trusts any of `roots` accepts them.
+pub(super) async fn sign_all(
+    keys: &KeyRing,
+    roots: &[&Root],
+    next: NextRoles,
+) -> Result<SignedFiles, ReleaseError> {
+    let NextRoles {
+        targets,
+        mut snapshot,
+        mut timestamp,
+    } = next;
+    let versions = (snapshot.version, targets.version);
+    let targets_name = format!("{}.targets.json", targets.version);
+    let targets_version = targets.version;
+    let targets = to_json(&keys.sign(targets, roots).await?)?;
+    snapshot
+        .meta
+        .insert("targets.json".to_owned(), metafile(&targets, targets_version));
+    let (snapshot_name, snapshot_version) = (format!("{}.snapshot.json", snapshot.version), snapshot.version);
+    let snapshot = to_json(&keys.sign(snapshot, roots).await?)?;
+    timestamp
+        .meta
+        .insert("snapshot.json".to_owned(), metafile(&snapshot, snapshot_version));
+    let timestamp_version = timestamp.version;
+    let timestamp = to_json(&keys.sign(timestamp, roots).await?)?;
+    let below = vec![(targets_name, targets), (snapshot_name, snapshot)];
+    Ok(SignedFiles {
+        below,
+        timestamp,
+        versions,
+        timestamp_version,
+    })
+}
+
+fn metafile(bytes: &[u8], version: NonZeroU64) -> Metafile {
+    let hashes = Some(Hashes {
+        sha256: hash(bytes),
+        _extra: Default::default(),
+    });
+    Metafile {
+        length: Some(bytes.len() as u64),
+        hashes,
+        version,
+        _extra: Default::default(),
+    }
+}
+
+/// Whether a role has other keys or another threshold in `new` than in `old`.
+pub(super) fn role_differs(old: &Root, new: &Root, role: RoleType) -> bool {
+    let of = |root: &Root| root.roles.get(&role).cloned();
+    of(old) != of(new)
+}

@@ -1,0 +1,145 @@
+//! From partition images to verified bytes: what was put in is what comes out.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use drydock_images::publish::{advise, promote, publish, refresh_timestamp, withdraw};
+use drydock_images::{Hasher, Severity, Vulnerability};
+use support::{Fixture, image, later, now};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_built_is_what_a_node_reads() {
+    let fixture = Fixture::new().await;
+    let digest = fixture.release("1.0", 1).await;
+    let repository = fixture.load(now()).await.unwrap();
+    assert_eq!(repository.release_digests(), [digest]);
+    let manifest = repository.stageable(&digest, now()).await.unwrap();
+    let artifact = manifest.artifact("rootfs").unwrap();
+    let index = repository.index(artifact).await.unwrap();
+    let mut whole = Vec::new();
+    let mut fetched_bytes = 0;
+    for chunk in index.chunks() {
+        assert_eq!(chunk.offset, whole.len() as u64);
+        let fetched = repository.chunk(&chunk).await.unwrap();
+        fetched_bytes += fetched.fetched_bytes;
+        whole.extend_from_slice(&fetched.data);
+    }
+    assert_eq!(whole, image(1));
+    let mut hasher = Hasher::new();
+    hasher.update(&whole);
+    assert_eq!(hasher.finish(), artifact.digest);
+    assert!(
+        fetched_bytes < 1_300_000,
+        "zeros are not fetched: {fetched_bytes}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_image_makes_the_same_bytes() {
+    let fixture = Fixture::new().await;
+    let first = fixture.build("1.0", 4).await;
+    let kept = fixture.path("first");
+    std::fs::rename(&first.path, &kept).unwrap();
+    let second = fixture.build("1.0", 4).await;
+    assert_eq!(first.digest, second.digest);
+    assert_eq!(listing(&kept), listing(&second.path));
+}
+
+fn listing(dir: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                files.push((
+                    path.strip_prefix(dir).unwrap().to_path_buf(),
+                    std::fs::read(&path).unwrap(),
+                ));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_advisories_and_withdrawals_change_no_digest() {
+    let fixture = Fixture::new().await;
+    let old = fixture.release("1.0", 1).await;
+    let new = fixture.release("1.1", 2).await;
+    let signing = fixture.signing();
+    let beta = "beta".parse().unwrap();
+    promote(&signing, &beta, &new, true).await.unwrap();
+    promote(&signing, &beta, &old, false).await.unwrap();
+    let flaw = Vulnerability {
+        id: "CVE-2026-0001".to_owned(),
+        severity: Severity::High,
+    };
+    advise(&signing, &new, "Fixes a flaw.\n", std::slice::from_ref(&flaw))
+        .await
+        .unwrap();
+    withdraw(&signing, &old, "does not boot on board X")
+        .await
+        .unwrap();
+
+    let repository = fixture.load(now()).await.unwrap();
+    let channel = repository.channel(&beta).await.unwrap();
+    assert_eq!(
+        channel.releases.iter().map(|r| r.digest).collect::<Vec<_>>(),
+        [old, new]
+    );
+    assert_eq!(channel.latest().unwrap().digest, new);
+    assert_eq!(channel.next_from(&"0.9".parse().unwrap()).unwrap().digest, new);
+    assert!(channel.next_from(&"1.1".parse().unwrap()).is_none());
+    assert_eq!(
+        repository.advisory(&new).await.unwrap().unwrap().vulnerabilities,
+        [flaw]
+    );
+    assert_eq!(repository.advisory(&old).await.unwrap(), None);
+    assert_eq!(
+        repository.stageable(&old, now()).await.unwrap_err().code(),
+        "Withdrawn"
+    );
+    assert_eq!(repository.manifest(&old).await.unwrap().digest(), old);
+    assert!(
+        repository
+            .channel(&"stable".parse().unwrap())
+            .await
+            .unwrap()
+            .releases[0]
+            .withdrawn
+            .is_some()
+    );
+    promote(&signing, &beta, &old, false).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_again_keeps_what_is_there_and_copies_nothing() {
+    let fixture = Fixture::new().await;
+    let built = fixture.build("1.0", 1).await;
+    let first = publish(fixture.publish_request(&built.path)).await.unwrap();
+    let again = publish(fixture.publish_request(&built.path)).await.unwrap();
+    assert_eq!(again.digest, first.digest);
+    assert_eq!((again.new_chunks, again.known_chunks), (0, first.new_chunks));
+    assert_eq!(again.versions.timestamp, first.versions.timestamp + 1);
+    assert_eq!(fixture.load(now()).await.unwrap().versions(), again.versions);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_timestamp_alone_gives_more_time_with_its_key_alone() {
+    let fixture = Fixture::new().await;
+    fixture.release("1.0", 1).await;
+    for key in ["root-1.pk8", "targets-1.pk8", "snapshot-1.pk8"] {
+        std::fs::remove_file(fixture.keys().join(key)).unwrap();
+    }
+    assert_eq!(fixture.load(later(15)).await.unwrap_err().code(), "Expired");
+    let signing = drydock_images::publish::Signing {
+        now: later(15),
+        ..fixture.signing()
+    };
+    refresh_timestamp(&signing).await.unwrap();
+    assert_eq!(fixture.load(later(15)).await.unwrap().versions().timestamp, 2);
+}
