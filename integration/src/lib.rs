@@ -1,1 +1,6 @@
-//! Skeleton.
+//! What the demo, the simulator and the tests of the whole are made of: an embedded Kubernetes API,
+//! nodes with disks and boot firmware, workloads, and an observer that checks the invariants. Nothing
+//! here is part of what runs in a cluster, and nothing of Drydock uses it.
+
+pub mod firmware;
+pub mod image;
