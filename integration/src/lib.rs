@@ -4,3 +4,4 @@
 
 pub mod firmware;
 pub mod image;
+pub mod observer;
