@@ -1,0 +1,551 @@
+//! One node in a model world: a loader, a table, a journal, a guard that is killed anywhere, power cuts,
+//! writes that fail, verdicts right and wrong. What must hold is checked after every event; then the
+//! faults stop, and every attempt must come to its end. A failing seed replays with `DRYDOCK_SEED=N`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use drydock_machine::{
+    ArmRequest, Effect, EndState, Event, Journal, Origin, Phase, Seen, Slot, SlotSeen, Timing, Verdict, Word,
+    next_tick, step,
+};
+
+const SEEDS: u64 = 4_000;
+const WAIT: Duration = Duration::from_secs(900);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loader {
+    GptPrio,
+    Vboot,
+    GptPriority,
+}
+
+impl Loader {
+    fn bootable(self, bits: &SlotSeen) -> bool {
+        bits.priority > 0 && (self == Self::GptPriority || bits.tries > 0 || bits.successful)
+    }
+
+    fn next(self, a: &SlotSeen, b: &SlotSeen) -> Option<Slot> {
+        match (self.bootable(a), self.bootable(b)) {
+            (true, true) if b.priority > a.priority => Some(Slot::B),
+            (true, _) => Some(Slot::A),
+            (false, true) => Some(Slot::B),
+            (false, false) => None,
+        }
+    }
+
+    fn takes(self, bits: &mut SlotSeen) {
+        match self {
+            Self::GptPrio => bits.tries = bits.tries.saturating_sub(1),
+            Self::Vboot if !bits.successful && bits.tries > 1 => bits.tries -= 1,
+            Self::Vboot if !bits.successful => (bits.tries, bits.priority) = (0, 0),
+            Self::Vboot | Self::GptPriority => {}
+        }
+    }
+}
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+}
+
+/// What the release under trial is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    Good,
+    FailsChecks,
+    NeverStarts,
+}
+
+/// Killed, or the power went: the rest of the act does not happen.
+struct Died;
+
+struct World {
+    dice: Dice,
+    faults: bool,
+    loader: Loader,
+    release: Release,
+    a: SlotSeen,
+    b: SlotSeen,
+    running: Slot,
+    boot: u64,
+    now: Duration,
+    disk: Option<String>,
+    alive: bool,
+    checks: bool,
+    /// Facts to hold the machine against.
+    attempts: u64,
+    grants: BTreeMap<String, (u64, Duration)>,
+    granted_reboots: BTreeMap<String, BTreeSet<u64>>,
+    trial_boots: BTreeMap<String, BTreeSet<u64>>,
+    passed: BTreeSet<u64>,
+    confirmed: BTreeSet<(String, u64)>,
+    log: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let loader = [Loader::GptPrio, Loader::Vboot, Loader::GptPriority][dice.roll(3) as usize];
+        let release = [
+            Release::Good,
+            Release::Good,
+            Release::FailsChecks,
+            Release::NeverStarts,
+        ][dice.roll(4) as usize];
+        let good = SlotSeen {
+            priority: 2,
+            successful: true,
+            record: Some(digest(0)),
+            ..SlotSeen::default()
+        };
+        Self {
+            dice,
+            faults: true,
+            loader,
+            release,
+            a: good,
+            b: SlotSeen {
+                record: Some(digest(1)),
+                ..SlotSeen::default()
+            },
+            running: Slot::A,
+            boot: 1,
+            now: Duration::from_secs(30),
+            disk: None,
+            alive: false,
+            checks: false,
+            attempts: 0,
+            grants: BTreeMap::new(),
+            granted_reboots: BTreeMap::new(),
+            trial_boots: BTreeMap::new(),
+            passed: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
+            log: Vec::new(),
+        }
+    }
+
+    fn boot_id(&self) -> String {
+        format!("boot-{}", self.boot)
+    }
+
+    fn journal(&self) -> Journal {
+        self.disk
+            .as_ref()
+            .map(|text| serde_json::from_str(text).unwrap())
+            .unwrap_or_default()
+    }
+
+    fn seen(&self) -> Seen {
+        let with = |bits: &SlotSeen| SlotSeen {
+            bootable: self.loader.bootable(bits),
+            ..bits.clone()
+        };
+        Seen {
+            boot_id: self.boot_id(),
+            running: Some(self.running),
+            running_digest: self.slot(self.running).record.clone(),
+            a: with(&self.a),
+            b: with(&self.b),
+            next: self.loader.next(&self.a, &self.b),
+            loader_counts: self.loader != Loader::GptPriority,
+            checks_running: self.checks,
+            now: self.now,
+        }
+    }
+
+    fn slot(&self, slot: Slot) -> &SlotSeen {
+        match slot {
+            Slot::A => &self.a,
+            Slot::B => &self.b,
+        }
+    }
+
+    fn slot_mut(&mut self, slot: Slot) -> &mut SlotSeen {
+        match slot {
+            Slot::A => &mut self.a,
+            Slot::B => &mut self.b,
+        }
+    }
+
+    fn set(&mut self, slot: Slot, priority: u8, tries: u8, successful: bool) {
+        let bits = self.slot_mut(slot);
+        (bits.priority, bits.tries, bits.successful) = (priority, tries, successful);
+    }
+
+    fn fate(&mut self, sides: u64) -> Result<(), Died> {
+        if self.faults && self.dice.roll(sides) == 0 {
+            Err(Died)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The guard's shell, as `updater/src/guard` has it: journal, effect, what follows.
+    fn happen(&mut self, event: Event) -> bool {
+        if !self.alive {
+            return false;
+        }
+        self.log
+            .push(format!("{} {:?} {event:?}", self.boot_id(), self.now));
+        let mut events = VecDeque::from([event]);
+        let mut accepted = true;
+        while let Some(event) = events.pop_front() {
+            match self.one(event, &mut events) {
+                Ok(ok) => accepted &= ok,
+                Err(Died) => {
+                    self.log.push("killed".to_owned());
+                    (self.alive, self.checks) = (false, false);
+                    return false;
+                }
+            }
+            if !self.alive {
+                return false;
+            }
+        }
+        accepted
+    }
+
+    fn one(&mut self, event: Event, events: &mut VecDeque<Event>) -> Result<bool, Died> {
+        let before = self.journal();
+        let done = step(&before, &self.seen(), &Timing::default(), event);
+        self.hold(&before, &done.journal);
+        if done.journal != before {
+            self.fate(40)?;
+            self.disk = Some(serde_json::to_string(&done.journal).unwrap());
+            self.fate(40)?;
+        }
+        if let Some(effect) = done.effect {
+            let outcome = self.perform(effect, &done.journal)?;
+            self.fate(40)?;
+            if !self.alive {
+                return Ok(true);
+            }
+            events.push_back(match outcome {
+                Ok(()) => Event::EffectDone(effect),
+                Err(text) => Event::EffectFailed { effect, text },
+            });
+        }
+        Ok(done.refused.is_none())
+    }
+
+    fn perform(&mut self, effect: Effect, journal: &Journal) -> Result<Result<(), String>, Died> {
+        self.log.push(format!("  {effect:?}"));
+        let current = journal.current.as_ref();
+        if effect != Effect::RunChecks && self.faults && self.dice.roll(12) == 0 {
+            return Ok(Err("the disk is full".to_owned()));
+        }
+        match effect {
+            Effect::ArmSlot { target, running } => {
+                let attempt = current.unwrap();
+                let (boot, until) = self.grants[&attempt.name];
+                assert!(
+                    boot == self.boot && self.now < until,
+                    "S3: armed without a valid grant"
+                );
+                assert!(
+                    self.slot(running).successful,
+                    "S14: the running slot was not good"
+                );
+                let tries = if self.loader == Loader::GptPriority { 0 } else { 2 };
+                self.set(target, 2, tries, false);
+                self.slot_mut(running).priority = 1;
+            }
+            Effect::Disarm {
+                target,
+                running,
+                was_good,
+            } => {
+                assert!(self.slot(running).successful, "S14: disarm leaves no good slot");
+                self.set(target, u8::from(was_good), 0, was_good);
+                self.slot_mut(running).priority = 2;
+            }
+            Effect::MarkGood { slot } => {
+                let attempt = current.unwrap();
+                assert_eq!(slot, self.running);
+                if attempt.origin == Origin::Cluster {
+                    assert!(
+                        self.passed.contains(&self.boot),
+                        "S4: marked good before the checks passed"
+                    );
+                    let heard = self.confirmed.contains(&(attempt.name.clone(), self.boot));
+                    assert!(heard, "S4: marked good without the word for this boot");
+                }
+                self.set(slot, 2, 0, true);
+                let other = self.slot_mut(slot.other());
+                other.priority = other.priority.min(1);
+            }
+            Effect::GoBack { to, running } => {
+                assert!(
+                    self.slot(to).successful && self.seen().slot(to).bootable,
+                    "S5: no way back"
+                );
+                self.set(to, 2, 0, true);
+                let good = self.slot(running).successful;
+                let priority = if good { 1 } else { 0 };
+                self.set(running, priority, 0, good);
+            }
+            Effect::Reboot => {
+                let attempt = current.unwrap();
+                if attempt.phase == Phase::Used && self.running != attempt.target {
+                    let boots = self.granted_reboots.entry(attempt.name.clone()).or_default();
+                    boots.insert(self.boot);
+                    assert_eq!(boots.len(), 1, "S3: two reboots for one grant");
+                    let (boot, until) = self.grants[&attempt.name];
+                    assert!(
+                        boot == self.boot && self.now < until,
+                        "S3: rebooted without a valid grant"
+                    );
+                }
+                self.power_cycle();
+            }
+            Effect::RunChecks => {
+                self.checks = true;
+                let attempt = current.unwrap();
+                assert_eq!(attempt.target, self.running);
+                if matches!(attempt.phase, Phase::Trying) {
+                    let boots = self.trial_boots.entry(attempt.name.clone()).or_default();
+                    boots.insert(self.boot);
+                    assert!(boots.len() <= 2, "a third trial boot");
+                }
+            }
+        }
+        self.always();
+        Ok(Ok(()))
+    }
+
+    /// What holds at every moment.
+    fn always(&self) {
+        let seen = self.seen();
+        let good = Slot::BOTH
+            .iter()
+            .any(|slot| seen.slot(*slot).successful && seen.slot(*slot).bootable);
+        assert!(good, "S5: no slot that is known to boot is left");
+        assert!(seen.next.is_some(), "S5: the loader finds nothing");
+    }
+
+    /// What holds between two journals.
+    fn hold(&self, before: &Journal, after: &Journal) {
+        if let Some(current) = &after.current {
+            let armed = matches!(current.phase, Phase::Armed { .. });
+            assert!(
+                !(armed && before.is_spent(&current.name)),
+                "a spent name is armed again"
+            );
+            assert!(current.trials.len() <= 2);
+        }
+        assert!(after.ended.len() <= 32 && after.failed.len() <= 32);
+    }
+
+    fn power_cycle(&mut self) {
+        for _ in 0..6 {
+            self.boot += 1;
+            self.now = Duration::from_secs(5 + self.dice.roll(60));
+            (self.alive, self.checks) = (false, false);
+            let next = self.loader.next(&self.a, &self.b).expect("S5: nothing boots");
+            let loader = self.loader;
+            loader.takes(self.slot_mut(next));
+            self.running = next;
+            let trial = !self.slot(next).successful;
+            // A board's watchdog ends a boot that never comes up; without counted tries nothing else helps.
+            if !(trial && self.release == Release::NeverStarts && self.loader != Loader::GptPriority) {
+                break;
+            }
+        }
+        self.log.push(format!("boot {} into {}", self.boot, self.running));
+    }
+
+    fn grant(&mut self) {
+        self.attempts += 1;
+        let name = format!("a1-{}-0", self.attempts);
+        self.grants
+            .insert(name.clone(), (self.boot, self.now + Duration::from_secs(600)));
+        self.ask_arm(&name);
+    }
+
+    fn ask_arm(&mut self, name: &str) {
+        let target = self.running.other();
+        let (boot, until) = self.grants[name];
+        if boot != self.boot || self.now >= until {
+            return;
+        }
+        let digest = self.slot(target).record.clone().unwrap();
+        self.happen(Event::Arm(ArmRequest {
+            attempt: name.to_owned(),
+            digest,
+            origin: Origin::Cluster,
+            target,
+            remaining: Some(until - self.now),
+            confirm_wait: WAIT,
+            floor: None,
+        }));
+    }
+
+    fn word(&mut self, word: Word, right: bool) {
+        let Some(current) = self.journal().current else {
+            return;
+        };
+        let boot = if right { self.boot } else { self.boot - 1 };
+        let verdict = Verdict {
+            attempt: current.name.clone(),
+            boot_id: format!("boot-{boot}"),
+            digest: current.digest.clone(),
+            word,
+        };
+        if word == Word::Confirm && right {
+            self.confirmed.insert((current.name.clone(), self.boot));
+        }
+        self.happen(Event::Verdict(verdict));
+    }
+
+    fn finish_checks(&mut self) {
+        if !self.checks || !self.alive {
+            return;
+        }
+        self.checks = false;
+        if self.release == Release::FailsChecks && !self.slot(self.running).successful {
+            self.happen(Event::ChecksFailed {
+                text: "kubelet is down".to_owned(),
+            });
+        } else {
+            self.passed.insert(self.boot);
+            self.happen(Event::ChecksPassed);
+        }
+    }
+
+    fn start_guard(&mut self) {
+        let up = self.slot(self.running).successful || self.release != Release::NeverStarts;
+        if !self.alive && up {
+            self.alive = true;
+            self.happen(Event::Started);
+        }
+    }
+
+    fn random_act(&mut self) {
+        let last = format!("a1-{}-0", self.attempts);
+        match self.dice.roll(16) {
+            0 | 1 => self.grant(),
+            2 if self.attempts > 0 => self.ask_arm(&last),
+            3 | 4 => {
+                self.happen(Event::Reboot { attempt: last });
+            }
+            5 => {
+                self.happen(Event::Disarm { attempt: last });
+            }
+            6 => self.word(Word::Confirm, true),
+            7 => self.word(Word::Confirm, false),
+            8 if self.dice.roll(4) == 0 => self.word(Word::GoBack, true),
+            9 | 10 => self.finish_checks(),
+            11 => {
+                self.log.push("kill".to_owned());
+                (self.alive, self.checks) = (false, false);
+            }
+            12 if self.dice.roll(4) == 0 => {
+                self.log.push("power cut".to_owned());
+                self.power_cycle();
+            }
+            13 => {
+                self.now += Duration::from_secs(self.dice.roll(1_200));
+                self.happen(Event::Tick);
+            }
+            14 if self.dice.roll(3) == 0 => {
+                let failed = self.journal().failed.iter().map(|f| f.attempt.clone()).collect();
+                self.happen(Event::Forgive { attempts: failed });
+            }
+            _ => self.start_guard(),
+        }
+        self.always();
+    }
+
+    /// No more faults, no more orders: time passes, the guard runs.
+    fn heal(&mut self) {
+        self.faults = false;
+        for _ in 0..60 {
+            if self.release == Release::NeverStarts && !self.slot(self.running).successful {
+                // gptpriority: a person has to boot the other slot by hand.
+                self.running = self.running.other();
+                self.boot += 1;
+                (self.alive, self.checks) = (false, false);
+            }
+            self.start_guard();
+            self.finish_checks();
+            self.now += Duration::from_secs(1_000);
+            self.happen(Event::Tick);
+            if self.alive && self.journal().current.is_none() {
+                return;
+            }
+        }
+        panic!("no outcome: {:#?}", self.journal().current);
+    }
+}
+
+fn digest(n: u8) -> String {
+    format!("sha256:{}", format!("{n:02x}").repeat(32))
+}
+
+#[test]
+fn whatever_happens_the_node_boots_and_every_attempt_ends() {
+    let only = std::env::var("DRYDOCK_SEED")
+        .ok()
+        .and_then(|seed| seed.parse::<u64>().ok());
+    let mut states: BTreeMap<String, u64> = BTreeMap::new();
+    for seed in only.map_or(0..SEEDS, |seed| seed..seed + 1) {
+        let mut world = World::new(seed);
+        let run = std::panic::AssertUnwindSafe(|| {
+            for _ in 0..120 {
+                world.random_act();
+            }
+            world.heal();
+        });
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            for line in &world.log {
+                eprintln!("{line}");
+            }
+            eprintln!(
+                "{:?}, {:?}; replay with DRYDOCK_SEED={seed}",
+                world.loader, world.release
+            );
+            std::panic::resume_unwind(panic);
+        }
+        let journal = world.journal();
+        let spent: BTreeSet<_> = journal.ended.iter().map(|ended| &ended.attempt).collect();
+        assert_eq!(
+            spent.len(),
+            journal.ended.len(),
+            "seed {seed}: a name ended twice"
+        );
+        for ended in &journal.ended {
+            let code = ended.code.clone().unwrap_or_default();
+            *states.entry(format!("{:?} {code}", ended.state)).or_default() += 1;
+        }
+        assert_eq!(
+            next_tick(&journal, &world.seen(), &Timing::default()),
+            drydock_machine::NextTick::Never
+        );
+    }
+    if only.is_none() {
+        // A simulation that reaches no outcome proves nothing.
+        for wanted in [
+            EndState::Committed,
+            EndState::Failed,
+            EndState::Unconfirmed,
+            EndState::NotTried,
+        ] {
+            let found: u64 = states
+                .iter()
+                .filter(|(key, _)| key.starts_with(&format!("{wanted:?}")))
+                .map(|(_, n)| n)
+                .sum();
+            assert!(found > 100, "{wanted:?} came about {found} times: {states:#?}");
+        }
+    }
+}
