@@ -2,6 +2,7 @@
 //! nodes with disks and boot firmware, workloads, and an observer that checks the invariants. Nothing
 //! here is part of what runs in a cluster, and nothing of Drydock uses it.
 
+pub mod apiserver;
 pub mod firmware;
 pub mod image;
 pub mod observer;
