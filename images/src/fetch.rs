@@ -9,6 +9,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
 use url::Url;
 
 /// The most redirects that are followed for one request.
@@ -122,22 +123,29 @@ pub struct Fetcher {
     timeouts: Timeouts,
     retry: RetryPolicy,
     extra_roots: Vec<reqwest::Certificate>,
+    places: Semaphore,
     // Made when first needed, so that a folder needs no TLS certificates on the machine.
     client: OnceLock<Result<reqwest::Client, String>>,
 }
 
 impl Fetcher {
-    /// A fetcher; `ca_pem` holds further certificate authorities in PEM (it may be empty).
+    /// A fetcher of at most `parallel` files at a time (at least one); `ca_pem` holds further certificate authorities in PEM (it may be empty).
     ///
     /// # Errors
     /// `ca_pem` is no PEM.
-    pub fn new(timeouts: Timeouts, retry: RetryPolicy, ca_pem: &[u8]) -> Result<Self, String> {
+    pub fn new(
+        timeouts: Timeouts,
+        retry: RetryPolicy,
+        parallel: usize,
+        ca_pem: &[u8],
+    ) -> Result<Self, String> {
         let extra_roots = reqwest::Certificate::from_pem_bundle(ca_pem)
             .map_err(|error| format!("the certificate authorities cannot be read: {error}"))?;
         Ok(Self {
             timeouts,
             retry,
             extra_roots,
+            places: Semaphore::new(parallel.max(1)),
             client: OnceLock::new(),
         })
     }
@@ -147,6 +155,8 @@ impl Fetcher {
     /// # Errors
     /// See [`FetchError`]. Errors that may pass were tried again.
     pub async fn fetch(&self, url: &Url, max_bytes: u64) -> Result<Bytes, FetchError> {
+        // Waiting here costs no try's time. The semaphore is never closed.
+        let _place = self.places.acquire().await;
         let tries = AtomicU32::new(0);
         let backoff = ExponentialBuilder::default()
             .with_min_delay(self.retry.first_pause)

@@ -21,6 +21,7 @@ pub mod publish;
 mod release;
 mod repository;
 mod trust;
+pub mod verify;
 mod version;
 
 pub use channel::{Advisory, Channel, ChannelRelease, Severity, Vulnerability, Withdrawal, WithdrawnMark};
@@ -34,6 +35,6 @@ pub use manifest::{
 pub use names::{Arch, ArtifactName, Board, ChannelName, InvalidName, ReleaseName};
 pub use progress::Progress;
 pub use release::ReleaseDir;
-pub use repository::{FetchedChunk, Limits, Repository, RepositoryConfig};
+pub use repository::{DEFAULT_PARALLEL_REQUESTS, FetchedChunk, Limits, Repository, RepositoryConfig};
 pub use trust::{MetadataVersions, TrustError};
 pub use version::{InvalidVersion, MAX_VERSION_BYTES, Version};

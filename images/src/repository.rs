@@ -18,6 +18,9 @@ use crate::manifest::{Artifact, MAX_MANIFEST_BYTES, Manifest};
 use crate::names::ChannelName;
 use crate::trust::{self, Loaded, MetadataVersions, TrustError};
 
+/// [`RepositoryConfig::parallel_requests`] where nothing else is said.
+pub const DEFAULT_PARALLEL_REQUESTS: usize = 4;
+
 /// The most bytes of each metadata file, and the most roots in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -62,6 +65,9 @@ pub struct RepositoryConfig {
     pub timeouts: Timeouts,
     /// How often a fetch is tried again.
     pub retry: RetryPolicy,
+    /// The most files that are fetched at a time. Plain web servers queue few connections, and what
+    /// does not fit is dropped and costs a second each.
+    pub parallel_requests: usize,
     /// Further certificate authorities for https, in PEM; may be empty.
     pub ca_certificates_pem: Vec<u8>,
 }
@@ -78,6 +84,7 @@ impl RepositoryConfig {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
+            parallel_requests: DEFAULT_PARALLEL_REQUESTS,
             ca_certificates_pem: Vec::new(),
         }
     }
@@ -113,7 +120,8 @@ impl Repository {
             detail,
         };
         let base = folder_url(&cfg.url).map_err(wrong)?;
-        let fetcher = Fetcher::new(cfg.timeouts.clone(), cfg.retry.clone(), &cfg.ca_certificates_pem);
+        let (timeouts, retry) = (cfg.timeouts.clone(), cfg.retry.clone());
+        let fetcher = Fetcher::new(timeouts, retry, cfg.parallel_requests, &cfg.ca_certificates_pem);
         let fetcher = Arc::new(fetcher.map_err(wrong)?);
         let loaded = trust::load(cfg, &base, Arc::clone(&fetcher), now).await?;
         Ok(Self {

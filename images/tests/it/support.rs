@@ -1,5 +1,4 @@
 //! A repository on disk for tests: small images with zeros, repeats and noise, real keys, real chunks.
-#![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,11 +1,8 @@
 //! From partition images to verified bytes: what was put in is what comes out.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod support;
-
+use crate::support::{Fixture, image, later, now};
 use drydock_images::publish::{advise, promote, publish, refresh_timestamp, withdraw};
 use drydock_images::{Hasher, Severity, Vulnerability};
-use support::{Fixture, image, later, now};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_built_is_what_a_node_reads() {

@@ -1,0 +1,100 @@
+//! `publish`, `promote`, `withdraw` and `advise`.
+
+use anyhow::Context;
+use drydock_images::publish::{self as library, PublishRequest};
+use drydock_images::{MetadataVersions, ReleaseDir, Vulnerability};
+use serde_json::json;
+
+use crate::args::{AdviseArgs, PromoteArgs, PublishArgs, WithdrawArgs};
+use crate::show::{Show, bytes};
+
+pub async fn publish(args: PublishArgs, show: &Show) -> anyhow::Result<()> {
+    let signing = args.signing.signing();
+    if args.timestamp_only {
+        let versions = library::refresh_timestamp(&signing).await?;
+        return show.result(
+            &json!({ "versions": versions }),
+            &in_repository("Refreshed", versions),
+        );
+    }
+    let release = args.release.context("write --release DIR, or --timestamp-only")?;
+    let total = ReleaseDir::open(&release)?.manifest().total_bytes();
+    let (progress, bar) = show.bar(total, "checking");
+    let (channel, stepping_stone) = (args.channel, args.stepping_stone);
+    let request = PublishRequest {
+        signing,
+        release,
+        channel: channel.clone(),
+        stepping_stone,
+        progress,
+    };
+    let published = library::publish(request).await;
+    bar.finish_and_clear();
+    let published = published?;
+    let channel = channel.map_or_else(
+        || "none; put it into one with promote".to_owned(),
+        |name| name.to_string(),
+    );
+    let text = format!(
+        "{}\nRelease {}\nChannel {channel}\nChunks  {} new ({}), {} known",
+        in_repository("Published", published.versions),
+        published.digest,
+        published.new_chunks,
+        bytes(published.new_bytes),
+        published.known_chunks
+    );
+    show.result(&published, &text)
+}
+
+pub async fn promote(args: PromoteArgs, show: &Show) -> anyhow::Result<()> {
+    let signing = args.signing.signing();
+    let versions = library::promote(&signing, &args.channel, &args.digest, args.stepping_stone).await?;
+    let text = format!(
+        "{}\n{} is in channel {}",
+        in_repository("Published", versions),
+        args.digest,
+        args.channel
+    );
+    show.result(
+        &json!({ "digest": args.digest, "channel": args.channel, "versions": versions }),
+        &text,
+    )
+}
+
+pub async fn withdraw(args: WithdrawArgs, show: &Show) -> anyhow::Result<()> {
+    let versions = library::withdraw(&args.signing.signing(), &args.digest, &args.reason).await?;
+    let text = format!(
+        "{}\n{} is withdrawn: no node stages or arms it after its next check. Nodes that run it go on running it.",
+        in_repository("Published", versions),
+        args.digest
+    );
+    show.result(
+        &json!({ "digest": args.digest, "reason": args.reason, "versions": versions }),
+        &text,
+    )
+}
+
+pub async fn advise(args: AdviseArgs, show: &Show) -> anyhow::Result<()> {
+    let fixes: Vec<Vulnerability> = args.fixes.into_iter().map(|fix| fix.0).collect();
+    let versions = library::advise(&args.signing.signing(), &args.digest, &args.notes, &fixes).await?;
+    let text = format!(
+        "{}\n{} fixes {} vulnerabilities",
+        in_repository("Published", versions),
+        args.digest,
+        fixes.len()
+    );
+    show.result(
+        &json!({ "digest": args.digest, "vulnerabilities": fixes, "versions": versions }),
+        &text,
+    )
+}
+
+fn in_repository(done: &str, versions: MetadataVersions) -> String {
+    let MetadataVersions {
+        root,
+        timestamp,
+        snapshot,
+        targets,
+    } = versions;
+    format!("{done}: timestamp {timestamp}, snapshot {snapshot}, targets {targets}, root {root}")
+}

@@ -1,0 +1,9 @@
+//! Whole repositories: made, published, served, attacked, read.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod attacks;
+mod fetching;
+mod publishing;
+mod round_trip;
+mod support;
+mod trust_store;
