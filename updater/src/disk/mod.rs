@@ -8,13 +8,17 @@ mod bits;
 mod boot;
 mod commit;
 mod device;
+mod device_node;
 mod error;
 pub mod gate;
+mod idle;
 mod ioctl;
 pub mod layout;
+mod running;
 pub mod sim;
 mod slots;
 mod table;
+mod view;
 mod writer;
 
 #[cfg(test)]
@@ -25,6 +29,8 @@ pub use boot::{BootControl, BootError, BootState, Disarmed, GptBootControl, TRIA
 pub use commit::BitsChange;
 pub use device::{Access, Device, FileDisk, RawDisk, TableLock};
 pub use error::DiskError;
-pub use slots::{NotASlot, PartitionSelector, Slot, SlotName, SlotSelectors, Slots};
+pub use idle::with_idle_priority;
+pub use running::{RunningError, names_verity_root, running_slot};
+pub use slots::{PartitionSelector, Slot, SlotName, SlotSelectors, Slots};
 pub use table::{GptHealth, Partition, Table};
 pub use writer::{PartitionReader, SlotWriter};

@@ -3,59 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 
+/// One of the two slots of a node: the machine's own word for it.
+pub use drydock_machine::Slot as SlotName;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::device::Device;
 use super::error::DiskError;
 use super::table::{Partition, Table};
-
-/// One of the two slots of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum SlotName {
-    A,
-    B,
-}
-
-impl SlotName {
-    pub const BOTH: [Self; 2] = [Self::A, Self::B];
-
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
-}
-
-impl fmt::Display for SlotName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::A => "A",
-            Self::B => "B",
-        })
-    }
-}
-
-/// Not the name of a slot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a slot; slots are `A` and `B`")]
-pub struct NotASlot(String);
-
-impl FromStr for SlotName {
-    type Err = NotASlot;
-
-    fn from_str(text: &str) -> Result<Self, NotASlot> {
-        match text {
-            "A" | "a" => Ok(Self::A),
-            "B" | "b" => Ok(Self::B),
-            other => Err(NotASlot(other.chars().take(40).collect())),
-        }
-    }
-}
 
 /// How a partition is named in the configuration: `PARTLABEL=ROOT-A` or `PARTUUID=...`, as in fstab(5).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

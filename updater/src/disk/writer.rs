@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::device::{Access, Device, FileDisk, RawDisk};
+use super::device_node::device_node;
 use super::error::DiskError;
 use super::gate::{WriteEvent, WriteKind, through};
 use super::slots::{Slot, SlotName, Slots};
@@ -48,7 +49,7 @@ impl PartitionReader {
     }
 
     fn open_as(device: &Device, partition: &Partition, access: Access) -> Result<Self, DiskError> {
-        let node = find_node(device, partition)?;
+        let node = device_node(device.path(), partition)?;
         let (raw, base) = match node {
             Some(path) => {
                 let node = FileDisk::open(&path, access)
@@ -209,49 +210,4 @@ impl SlotWriter {
         }
         Ok(())
     }
-}
-
-/// The device node of a partition of a real disk, found by the kernel's own numbers in sysfs (never by
-/// guessing a name) and checked against the table. `None` for images and where there are no nodes.
-fn find_node(device: &Device, partition: &Partition) -> Result<Option<PathBuf>, DiskError> {
-    let whole = device.path();
-    let Ok(metadata) = std::fs::metadata(whole) else {
-        return Ok(None);
-    };
-    if !std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type()) {
-        return Ok(None);
-    }
-    let rdev = std::os::unix::fs::MetadataExt::rdev(&metadata);
-    let (major, minor) = (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
-    let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    let children = std::fs::read_dir(&folder).map_err(DiskError::io("list the partitions in", &folder))?;
-    for child in children {
-        let child = child
-            .map_err(DiskError::io("list the partitions in", &folder))?
-            .path();
-        if read_number(&child.join("partition")) != Some(u64::from(partition.number)) {
-            continue;
-        }
-        let Some(name) = child.file_name() else { continue };
-        let node = Path::new("/dev").join(name);
-        let start = read_number(&child.join("start")).map(|sectors| sectors * 512);
-        let here = std::fs::metadata(&node).map_err(DiskError::io("open", &node))?;
-        let rdev = std::os::unix::fs::MetadataExt::rdev(&here);
-        let number = format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
-        let same_number = std::fs::read_to_string(child.join("dev")).is_ok_and(|text| text.trim() == number);
-        if start != Some(partition.start_bytes) || !same_number {
-            return Err(DiskError::NodeMismatch {
-                node,
-                partition: partition.to_string(),
-                problem: format!("starts at {start:?}, not {}", partition.start_bytes),
-            });
-        }
-        return Ok(Some(node));
-    }
-    Ok(None)
-}
-
-/// A number in a sysfs file; such files hold one short line.
-fn read_number(path: &Path) -> Option<u64> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -181,6 +181,19 @@ impl Files for RealFiles {
     }
 }
 
+/// A folder whose own name is lasting, too: a file in it is only as lasting as that.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    for above in folder
+        .ancestors()
+        .skip(1)
+        .filter(|path| !path.as_os_str().is_empty())
+    {
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
+}
+
 /// The state folder. Cheap to clone.
 #[derive(Clone)]
 pub struct StateDir {
@@ -203,11 +216,16 @@ impl StateDir {
     /// # Errors
     /// I/O errors.
     pub fn open(folder: &Path, gate: Arc<dyn WriteGate>) -> Result<Self, StateError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(StateError::io("make the state folder", folder.to_owned()))?;
+        if !folder.is_dir() {
+            let event = WriteEvent {
+                kind: WriteKind::DirSync,
+                path: folder,
+                offset: 0,
+                len: 0,
+            };
+            through(&*gate, &event, || make_folder(folder))
+                .map_err(StateError::io("make the state folder", folder.to_owned()))?;
+        }
         let files = Arc::new(RealFiles {
             folder: folder.to_owned(),
         });
