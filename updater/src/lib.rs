@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod disk;
+pub mod stage;
 pub mod state;

@@ -5,10 +5,12 @@
 //! here). All calls block: async callers use `spawn_blocking`.
 
 mod dir;
+mod records;
 mod store;
 
 #[cfg(test)]
 mod tests;
 
 pub use dir::{Files, LockName, StateDir, StateError, StateLock};
+pub use records::{ArtifactRecord, SlotRecord, SlotRecords};
 pub use store::{Loaded, Lost, LostReason, MAX_FILE_BYTES, Record, Store, UnknownFields};

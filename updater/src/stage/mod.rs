@@ -1,0 +1,94 @@
+//! From a signed release to a slot that provably holds it, and from a slot to the release it holds.
+//!
+//! Staging never arms anything and never touches the running slot. Its first write makes the target
+//! unbootable; nothing here makes it bootable again, so a stop at any point leaves nothing to boot by
+//! mistake. The slot record is written last, after the slot was read back from the device.
+
+mod admit;
+mod identify;
+mod local;
+mod verify;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use drydock_images::{Digest, TrustError};
+
+use crate::disk::{BootError, DiskError, SlotName};
+use crate::state::StateError;
+
+pub use admit::{Refusal, Terms, admit};
+pub use identify::{Hashing, Identity, Proof, UnknownWhy, identify_running, match_releases};
+pub use verify::{read_back, read_back_async};
+pub use write::{StageJob, StagePhase, StageProgress, stage};
+
+/// Why a slot was not staged, or is not what its record says.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+
+    #[error(transparent)]
+    Boot(#[from] BootError),
+
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+
+    #[error(transparent)]
+    State(#[from] StateError),
+
+    #[error(
+        "slot {slot}: artifact {artifact} reads back as {found}, but {expected} was signed; the slot is not \
+         bootable and is staged again. If this happens again, the disk is failing"
+    )]
+    ReadsBackDifferently {
+        slot: SlotName,
+        artifact: String,
+        expected: Digest,
+        found: Digest,
+    },
+
+    #[error(
+        "slot {slot}: its record is of partition {recorded} for artifact {artifact}, but that is now {present}; \
+         stage the release again"
+    )]
+    OtherPartition {
+        slot: SlotName,
+        artifact: String,
+        recorded: String,
+        present: String,
+    },
+
+    #[error(
+        "staging was cancelled; the slot is not bootable, and what is already right in it is used next time"
+    )]
+    Cancelled,
+
+    #[error("staging stopped: {0}. This is a defect of Drydock; please report it")]
+    Stopped(String),
+}
+
+impl StageError {
+    /// A bounded word for metrics and statuses.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Trust(TrustError::Withdrawn { .. }) => "Withdrawn",
+            Self::Trust(TrustError::NotListed { .. }) => "NotListed",
+            Self::Trust(TrustError::Expired { .. }) => "MetadataExpired",
+            Self::Trust(TrustError::Unreachable(_)) => "RepositoryUnreachable",
+            Self::Trust(_) => "Untrusted",
+            Self::Boot(_) => "BootControl",
+            Self::Disk(_) => "Disk",
+            Self::State(_) => "StatePartition",
+            Self::ReadsBackDifferently { .. } | Self::OtherPartition { .. } => "ReadBackDiffers",
+            Self::Cancelled => "Cancelled",
+            Self::Stopped(_) => "Internal",
+        }
+    }
+}

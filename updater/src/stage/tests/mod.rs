@@ -1,0 +1,8 @@
+//! What must hold of staging: on simulated disks, image files and a loop device.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod admission;
+mod fixture;
+mod identity;
+mod loop_device;
+mod staging;
