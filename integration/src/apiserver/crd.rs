@@ -108,8 +108,24 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
+/// The typed form holds bounds as floating point and would write 5.0 where Go writes 5.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(n) if n.is_f64() => {
+            let whole = n.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9e15);
+            if let Some(whole) = whole.and_then(|f| format!("{f:.0}").parse::<i64>().ok()) {
+                *value = json!(whole);
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
 /// Fill in what a CRD may leave out.
 pub fn set_defaults(crd: &mut Value) {
+    whole_numbers(&mut crd["spec"]);
     let kind = text(&crd["spec"]["names"], "kind").to_owned();
     if crd["spec"]["names"].is_object() {
         if text(&crd["spec"]["names"], "singular").is_empty() {
@@ -238,6 +254,12 @@ impl CustomVersion {
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         self.schema.validate(object, "", &mut errors);
+        if let (Some(old), false) = (old, errors.is_empty()) {
+            // Ratcheting: what was wrong before and has not changed may stay.
+            let mut before = Vec::new();
+            self.schema.validate(old, "", &mut before);
+            errors.retain(|e| !before.iter().any(|b| b.field == e.field && b.body == e.body));
+        }
         errors.extend(old.and_then(|old| self.falling_term(object, old)));
         errors
     }

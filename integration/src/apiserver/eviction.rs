@@ -57,12 +57,19 @@ impl Writer<'_> {
             .get(&self.resource.stored_as, &key)
             .ok_or_else(|| ApiError::not_found(&gr, name))?;
         if can_ignore_budget(&pod) {
-            return self.add_condition_and_delete(&pod, options);
+            // A pending pod must not have become ready meanwhile; what is over stays over.
+            let is_pending = pod["status"]["phase"] == "Pending" && !object::is_deleting(&pod);
+            let at = if is_pending {
+                At::ThisVersion
+            } else {
+                At::AnyVersion
+            };
+            return self.add_condition_and_delete(&pod, options, at);
         }
         let budgets = budgets_of(self.core, &pod);
         let [budget] = budgets.as_slice() else {
             if budgets.is_empty() {
-                return self.add_condition_and_delete(&pod, options);
+                return self.add_condition_and_delete(&pod, options, At::AnyVersion);
             }
             let mut error = ApiError::new(
                 500,
@@ -82,7 +89,7 @@ impl Writer<'_> {
             }
         }
         check_and_decrement(self.core, budget, name, self.dry_run)?;
-        self.add_condition_and_delete(&pod, options)
+        self.add_condition_and_delete(&pod, options, At::AnyVersion)
     }
 
     /// For an unhealthy pod: a race answers 429, so that the client comes again.
@@ -92,29 +99,54 @@ impl Writer<'_> {
         options: &DeleteOptions,
         budget: &str,
     ) -> Result<(), Evicted> {
-        match self.add_condition_and_delete(pod, options) {
-            Err(Evicted::Raced) => Err(still_processed(budget).into()),
+        match self.add_condition_and_delete(pod, options, At::ThisVersion) {
+            Err(Evicted::Raced) if options.resource_version.is_none() => Err(still_processed(budget).into()),
             other => other,
         }
     }
 
-    fn add_condition_and_delete(&mut self, pod: &Object, options: &DeleteOptions) -> Result<(), Evicted> {
+    fn add_condition_and_delete(
+        &mut self,
+        pod: &Object,
+        options: &DeleteOptions,
+        at: At,
+    ) -> Result<(), Evicted> {
         let name = object::name(pod).to_owned();
         let key = Key::new(self.namespace, &name);
         let mut options = options.clone();
-        if !self.dry_run {
-            check_preconditions(pod, &options)?;
-            let mut marked = Value::clone(pod);
+        let mut pod = pod.clone();
+        while !self.dry_run {
+            check_preconditions(&pod, &options)?;
+            let mut marked = Value::clone(&pod);
             add_disruption_condition(&mut marked, object::time(self.core.clock.now()));
-            let old = Expected::Version(object::version(pod));
-            let stored = self.store(&key, old, marked)?.ok_or(Evicted::Raced)?;
-            if options.resource_version.is_some() {
-                options.resource_version = Some(object::meta(&stored, "resourceVersion").to_owned());
+            match (
+                self.store(&key, Expected::Version(object::version(&pod)), marked)?,
+                at,
+            ) {
+                (Some(stored), _) => {
+                    if options.resource_version.is_some() {
+                        options.resource_version = Some(object::meta(&stored, "resourceVersion").to_owned());
+                    }
+                    break;
+                }
+                (None, At::ThisVersion) => return Err(Evicted::Raced),
+                (None, At::AnyVersion) => {
+                    let gr = self.resource.group_resource();
+                    let found = self.core.store.get(&self.resource.stored_as, &key);
+                    pod = found.ok_or_else(|| ApiError::not_found(&gr, &name))?;
+                }
             }
         }
         self.delete(&name, &options)?;
         Ok(())
     }
+}
+
+/// Whether the pod must be as it was when the budget was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    ThisVersion,
+    AnyVersion,
 }
 
 /// Why one try of an eviction did not end it.

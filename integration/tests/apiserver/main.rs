@@ -3,6 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod crud;
+mod custom;
+mod deletion;
+mod eviction;
+mod hooks;
+mod kubectl;
+mod lists;
+mod watches;
 
 use std::time::Duration;
 
@@ -150,7 +157,6 @@ impl Caller {
 }
 
 /// The events of a watch.
-
 pub struct Events {
     lines: std::pin::Pin<Box<dyn futures::Stream<Item = Result<String, String>> + Send>>,
 }
