@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::gate::{CutGate, CutSide, OpenGate};
+use super::super::gate::{CutGate, CutSide, OpenGate, RecordedWrite, Recorder, WriteKind};
 use super::super::sim::SimDisk;
 use super::super::*;
 use super::{control, device, loader_sees, open_device, small_image};
@@ -133,6 +133,26 @@ fn a_power_cut_at_any_write_leaves_the_old_table_or_the_new_one() {
             }
         }
     }
+}
+
+#[test]
+fn the_copy_at_the_end_is_written_and_flushed_before_the_one_at_the_start() {
+    let recorder = Arc::new(Recorder::default());
+    let disk = Arc::new(SimDisk::new(small_image(512), 512));
+    let middle = disk.len_bytes() / 2;
+    control(device(disk, recorder.clone()), Loader::Vboot)
+        .arm(SlotName::B, SlotName::A)
+        .unwrap();
+    let place = |write: &RecordedWrite| match write.kind {
+        WriteKind::DeviceFlush => "flush",
+        _ if write.offset > middle => "backup",
+        _ => "primary",
+    };
+    let order: Vec<_> = recorder.writes().iter().map(place).collect();
+    assert_eq!(
+        order,
+        ["backup", "backup", "flush", "primary", "primary", "flush"]
+    );
 }
 
 #[test]

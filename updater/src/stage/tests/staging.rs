@@ -10,6 +10,7 @@ use super::fixture::{Fixture, MIB, Node, control, kernel_image, now, root_image}
 use crate::disk::gate::{CutGate, CutSide, OpenGate, Recorder, WriteKind, is_killed};
 use crate::disk::sim::SimDisk;
 use crate::disk::*;
+use crate::state::{LockName, SlotRecords, StateDir};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_slot_holds_what_was_signed_and_nothing_else_was_written() {
@@ -99,8 +100,13 @@ async fn staging_again_fetches_nothing_that_is_right_already() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_at_any_write_of_staging_leaves_nothing_to_boot_by_mistake() {
-    let fixture = Fixture::new(&[1, 2]).await;
-    let image = Arc::new(fixture.disk_image(1));
+    let fixture = Fixture::new(&[1, 2, 3]).await;
+    // Slot B is a verified way back, so there is something to boot by mistake and a record to be wrong.
+    let before = Node::on(fixture.disk_image(1), fixture.path("before"), Arc::new(OpenGate));
+    let way_back = fixture.stage(3, &before).await.0.unwrap();
+    before.control.mark_good(SlotName::B).unwrap();
+    before.control.mark_good(SlotName::A).unwrap();
+    let image = Arc::new(before.disk.content().unwrap());
     let (mut at, mut cuts) = (0, 0);
     loop {
         let side = if at % 2 == 0 {
@@ -110,7 +116,12 @@ async fn a_power_cut_at_any_write_of_staging_leaves_nothing_to_boot_by_mistake()
         };
         let gate = Arc::new(CutGate::new(at, side));
         let state = fixture.path(&format!("state-{at}"));
-        std::fs::create_dir(&state).unwrap();
+        let opened = StateDir::open(&state, Arc::new(OpenGate)).unwrap();
+        let lock = opened.lock(LockName::Slot).unwrap();
+        SlotRecords::new(&opened)
+            .save(&lock, SlotName::B, &way_back)
+            .unwrap();
+        drop(lock);
         let disk = Arc::new(SimDisk::from_shared(image.clone(), 512));
         let node = Node::with(disk.clone(), state.clone(), gate.clone());
         let (result, _) = fixture.stage(2, &node).await;
@@ -125,9 +136,13 @@ async fn a_power_cut_at_any_write_of_staging_leaves_nothing_to_boot_by_mistake()
             let node = Node::with(after, state.clone(), Arc::new(OpenGate));
             let boot = node.control.state().unwrap();
             assert_eq!(boot.next, Some(SlotName::A), "cut at {at}");
-            assert!(!boot.bootable(SlotName::B), "cut at {at}");
-            // A record stands only where its every byte does.
-            if let Some(record) = node.record(SlotName::B) {
+            // What can be booted is verified, and a record stands only where its every byte does.
+            let record = node.record(SlotName::B);
+            assert!(
+                !boot.bootable(SlotName::B) || record.as_ref() == Some(&way_back),
+                "cut at {at}"
+            );
+            if let Some(record) = record {
                 read_back(
                     &node.control,
                     SlotName::B,
@@ -174,7 +189,7 @@ async fn a_cancellation_at_any_point_leaves_the_slot_unbootable_and_without_a_re
             Err(error) => {
                 assert!(matches!(error, StageError::Cancelled), "{error}");
                 // The lock comes free when the last write has ended; then the slot is as it will stay.
-                let _lock = node.state.lock(crate::state::LockName::Slot).unwrap();
+                let _lock = node.state.lock(LockName::Slot).unwrap();
                 assert_eq!(node.record(SlotName::B), None);
             }
         }
