@@ -70,6 +70,9 @@ pub struct UpgradePolicySpec {
     /// A release whose kubelet is outside the version skew with the API server is allowed.
     #[serde(default)]
     pub allow_version_skew: bool,
+    /// A release is allowed that writes shared state which the release it would go back to cannot read.
+    #[serde(default)]
+    pub allow_state_loss: bool,
     /// Nothing new starts.
     #[serde(default)]
     pub paused: bool,

@@ -78,8 +78,9 @@ pub enum Action {
         /// The Node was unschedulable when it was taken: it stays so.
         keep: Keep,
     },
-    /// Evict these pods (`eviction` subresource, UID precondition), all of one Node. Their answers come
-    /// back as [`crate::pod::Answer`]s in the next world.
+    /// Evict these pods (`eviction` subresource, UID precondition), all of one Node. An eviction carries no
+    /// resourceVersion, so a leader that slept is not stopped by a 409 here: only while the Lease is held
+    /// by the local clock, and the plan is at most a few seconds old. Their answers come back as [`crate::pod::Answer`]s in the next world.
     EvictPods {
         /// The Node's name.
         node: String,

@@ -5,15 +5,29 @@
 //! plans. [`plan`] is a pure function; [`World`] says what the shell must keep for its actions to be safe.
 //! The rules are those of `docs/PROTOCOL.md`; S1-S14, L1 and L2 are named where they are kept.
 
+mod accept;
 pub mod action;
+mod attempt;
+mod budget;
+mod drain;
+mod expected;
 pub mod fence;
+mod halt;
+mod idle;
 pub mod node;
 pub mod phase;
 mod planner;
 pub mod pod;
 pub mod reason;
 pub mod rebuild;
+mod records;
+mod report;
+mod scene;
+pub mod selector;
+mod take;
+mod target;
 pub mod version;
+pub mod windows;
 pub mod world;
 
 pub use action::{Action, EventTarget, Keep, ObjectRef, PodRef, SpecChange, StatusChange};

@@ -1,0 +1,9 @@
+//! The planner against a small cluster in memory: operator scripts, a simulation with faults, windows.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod checker;
+mod machine;
+mod model;
+mod script;
+mod simulation;
+mod windows;
