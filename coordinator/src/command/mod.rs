@@ -1,0 +1,4 @@
+//! The commands of `drydock-coordinator`, one file each.
+
+pub mod crds;
+pub mod run;

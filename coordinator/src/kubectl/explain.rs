@@ -1,0 +1,128 @@
+//! `kubectl drydock explain`: why a node or a policy is where it is, and what a person can do.
+
+use std::io::Write;
+
+use drydock_plan::{Note, Reason};
+use serde_json::json;
+
+use super::{
+    Output, Snapshot,
+    show::{notes_json, or_dash, short, write_json},
+    status::running,
+};
+
+/// What is to be explained.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A node, a policy or a reason; without it, every reason.
+    name: Option<String>,
+}
+
+/// Explains it.
+pub(super) async fn main(
+    args: Args,
+    config: kube::Config,
+    output: Output,
+    out: &mut (impl Write + Send),
+) -> anyhow::Result<()> {
+    let Some(name) = args.name else {
+        return every_reason(Reason::ALL, output, out);
+    };
+    if let Ok(reason) = name.parse::<Reason>() {
+        return every_reason(&[reason], output, out);
+    }
+    let snapshot = Snapshot::read(config).await?;
+    let plan = &snapshot.plan;
+    let found = plan.nodes.get(&name).map(|node| &node.notes);
+    let found = found.or_else(|| plan.policies.get(&name).map(|policy| &policy.notes));
+    let Some(notes) = found else {
+        anyhow::bail!(
+            "there is no node that a policy selects, no policy and no reason of the name {name}; `kubectl drydock status` lists them"
+        );
+    };
+    let all: Vec<Note> = plan.notes.iter().chain(notes).cloned().collect();
+    if output == Output::Json {
+        return write_json(&json!({"name": name, "notes": notes_json(&all)}), out);
+    }
+    if plan.nodes.contains_key(&name) {
+        node(&snapshot, &name, out)?;
+    } else {
+        writeln!(out, "Policy {name}")?;
+    }
+    for note in &all {
+        writeln!(out, "{note}\n  {}", note.reason.explain())?;
+    }
+    if all.is_empty() {
+        writeln!(out, "Nothing holds it.")?;
+    }
+    Ok(())
+}
+
+fn every_reason(reasons: &[Reason], output: Output, out: &mut impl Write) -> anyhow::Result<()> {
+    if output == Output::Json {
+        let notes: Vec<Note> = reasons.iter().map(|reason| Note::from(*reason)).collect();
+        return write_json(&notes_json(&notes), out);
+    }
+    for reason in reasons {
+        writeln!(out, "{reason}\n  {}", reason.explain())?;
+    }
+    Ok(())
+}
+
+/// The node's story: where it is, and what its last attempts came to.
+fn node(snapshot: &Snapshot, name: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    let Some(assessment) = snapshot.plan.nodes.get(name) else {
+        return Ok(());
+    };
+    let policies = assessment.policies.join(", ");
+    writeln!(
+        out,
+        "Node {name}: {} (policy {})",
+        assessment.phase,
+        or_dash(Some(policies.as_str()))
+    )?;
+    let Some(upgrade) = snapshot.world.upgrades.get(name) else {
+        return Ok(());
+    };
+    let wish = upgrade.spec.wish.as_ref().map(|wish| wish.version.as_str());
+    let runs = running(upgrade.status.as_ref());
+    writeln!(out, "Runs {}, wants {}", or_dash(runs.as_deref()), or_dash(wish))?;
+    if let Some(dock) = &upgrade.spec.dock {
+        writeln!(
+            out,
+            "In dock: {:?} since {}, attempt {}",
+            dock.step, dock.since, dock.attempt
+        )?;
+    }
+    if let Some(error) = upgrade
+        .status
+        .as_ref()
+        .and_then(|status| status.last_error.as_ref())
+    {
+        writeln!(out, "Its agent says {}: {}", error.code, error.text)?;
+    }
+    for record in &upgrade.spec.records {
+        let forgiven = upgrade.spec.forgiven.contains(&record.attempt);
+        writeln!(
+            out,
+            "{} {:?} {} attempt {}{}",
+            record.at,
+            record.class,
+            short(&record.digest),
+            record.attempt,
+            if forgiven { " (forgiven)" } else { "" }
+        )?;
+    }
+    for halt in snapshot.world.halts.values() {
+        for evidence in halt.spec.evidence.iter().filter(|evidence| evidence.node == name) {
+            writeln!(
+                out,
+                "Evidence of the halt of {}: {} in attempt {}",
+                short(&halt.spec.digest),
+                evidence.code,
+                evidence.attempt
+            )?;
+        }
+    }
+    Ok(())
+}

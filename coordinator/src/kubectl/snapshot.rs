@@ -1,0 +1,201 @@
+//! Everything that the planner asks, read once by a person's own rights. Nothing is written.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use drydock_api::{ImageRepository, NodeUpgrade, ReleaseHalt, UpgradePolicy};
+use drydock_plan::{
+    ApiHealth, ChannelRelease, DrainView, Myself, NodeView, Plan, PodView, ReleaseView, RepositoryView,
+    Timings, Version, World, fence::highest_term, plan,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
+
+use crate::{
+    clock::SystemClock,
+    link::Link,
+    metrics::Metrics,
+    repository::{Cache, Floor, Order, load},
+};
+
+/// Objects per page.
+const PAGE: u32 = 500;
+/// How long a repository may take before its status in the cluster is believed instead.
+const REPOSITORY_WITHIN: Duration = Duration::from_secs(10);
+
+/// What was read, and what the planner says of it.
+pub struct Snapshot {
+    /// What was read.
+    pub world: World,
+    /// What the planner says.
+    pub plan: Plan,
+    /// Repositories whose metadata this machine could not read: what is said of them is the
+    /// coordinator's last word.
+    pub second_hand: Vec<String>,
+}
+
+impl Snapshot {
+    /// Reads everything and plans once.
+    ///
+    /// # Errors
+    /// When the cluster cannot be read.
+    pub async fn read(config: kube::Config) -> anyhow::Result<Self> {
+        let link = Link::new(Arc::new(SystemClock), Metrics::new());
+        let client = link.client(config).context("no client can be made")?;
+        let policies: Vec<UpgradePolicy> = all(&client, |object| Some(object)).await?;
+        let upgrades: Vec<NodeUpgrade> = all(&client, |object| Some(object)).await?;
+        let halts: Vec<ReleaseHalt> = all(&client, |object| Some(object)).await?;
+        let images: Vec<ImageRepository> = all(&client, |object| Some(object)).await?;
+        let nodes: Vec<NodeView> = all(&client, |node: Node| NodeView::of(&node)).await?;
+        let term = highest_term(&policies, &upgrades, &nodes);
+        let policies: BTreeMap<_, _> = policies.into_iter().map(|p| (p.name_any(), p)).collect();
+        let upgrades: BTreeMap<_, _> = upgrades.into_iter().map(|u| (u.name_any(), u)).collect();
+        let mut repositories = BTreeMap::new();
+        let mut second_hand = Vec::new();
+        for image in images {
+            let (name, (view, own)) = (image.name_any(), repository(&client, image, &upgrades).await);
+            if !own {
+                second_hand.push(name.clone());
+            }
+            repositories.insert(name, view);
+        }
+        let drains = drains(&client, &upgrades).await?;
+        let version = client.apiserver_version().await.ok();
+        let now = Timestamp::now();
+        let watches = [
+            "nodes",
+            "nodeupgrades",
+            "upgradepolicies",
+            "imagerepositories",
+            "releasehalts",
+        ];
+        let world = World {
+            now,
+            term,
+            timings: Timings::default(),
+            api: ApiHealth {
+                server_version: version.map(|info| info.git_version),
+                watches: watches.map(|kind| (kind.to_owned(), Some(now))).into(),
+                skew: link.skew().map(|ahead| SignedDuration::ZERO - ahead),
+                outages: Vec::new(),
+            },
+            me: Myself::default(),
+            nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
+            halts: halts
+                .into_iter()
+                .map(|halt| (halt.spec.digest.clone(), halt))
+                .collect(),
+            policies,
+            upgrades,
+            repositories,
+            drains,
+        };
+        let plan = plan(&world);
+        Ok(Self {
+            world,
+            plan,
+            second_hand,
+        })
+    }
+}
+
+async fn all<K, V>(client: &Client, keep: impl Fn(K) -> Option<V>) -> anyhow::Result<Vec<V>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let api = Api::<K>::all(client.clone());
+    let kind = K::plural(&());
+    let mut params = ListParams::default().limit(PAGE);
+    let mut found = Vec::new();
+    loop {
+        let page = api.list(&params).await.with_context(|| {
+            format!("{kind} cannot be listed; are Drydock's CRDs applied, and may you read them?")
+        })?;
+        found.extend(page.items.into_iter().filter_map(&keep));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// The pods of nodes in dock.
+async fn drains(
+    client: &Client,
+    upgrades: &BTreeMap<String, NodeUpgrade>,
+) -> anyhow::Result<BTreeMap<String, DrainView>> {
+    let api = Api::<Pod>::all(client.clone());
+    let mut drains = BTreeMap::new();
+    let docked = upgrades.iter().filter(|(_, upgrade)| upgrade.spec.dock.is_some());
+    for (node, _) in docked {
+        let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let pods = api
+            .list(&params)
+            .await
+            .with_context(|| format!("the pods of node {node} cannot be listed; may you read pods?"))?;
+        let view = DrainView {
+            pods: pods.items.iter().filter_map(PodView::of).collect(),
+            listed: Some(Timestamp::now()),
+            busy_until: None,
+        };
+        drains.insert(node.clone(), view);
+    }
+    Ok(drains)
+}
+
+/// The repository's metadata, verified here; or what the coordinator last said of it.
+async fn repository(
+    client: &Client,
+    image: ImageRepository,
+    upgrades: &BTreeMap<String, NodeUpgrade>,
+) -> (RepositoryView, bool) {
+    let second_hand = from_status(&image);
+    let Ok(dir) = tempfile::tempdir() else {
+        return (second_hand, false);
+    };
+    let order = Order {
+        client: client.clone(),
+        floor: Floor::of(&image, upgrades),
+        repository: image,
+        datastore: dir.path().join("store"),
+        now: Timestamp::now(),
+        cache: Cache::default(),
+    };
+    match tokio::time::timeout(REPOSITORY_WITHIN, load(order)).await {
+        Ok(Ok(loaded)) => (loaded.view, true),
+        Ok(Err(_)) | Err(_) => (second_hand, false),
+    }
+}
+
+/// The newest release of each channel is all that a status says of releases.
+fn from_status(image: &ImageRepository) -> RepositoryView {
+    let status = image.status.clone().unwrap_or_default();
+    let mut view = RepositoryView {
+        url: image.spec.url.clone(),
+        loaded: status.expires.is_some(),
+        error: status.last_error,
+        expires: status.expires,
+        ..RepositoryView::default()
+    };
+    for channel in status.channels {
+        let release = ReleaseView {
+            version: Version::from(channel.version),
+            min_from: None,
+            floor: None,
+            kubelet: None,
+            guard: true,
+            state: BTreeMap::new(),
+            security: false,
+        };
+        let place = ChannelRelease {
+            digest: channel.digest.clone(),
+            published_at: None,
+            withdrawn: false,
+            stepping_stone: false,
+        };
+        view.releases.insert(channel.digest, release);
+        view.channels.insert(channel.name, vec![place]);
+    }
+    view
+}
