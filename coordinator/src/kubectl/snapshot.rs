@@ -43,10 +43,10 @@ impl Snapshot {
     pub async fn read(config: kube::Config) -> anyhow::Result<Self> {
         let link = Link::new(Arc::new(SystemClock), Metrics::new());
         let client = link.client(config).context("no client can be made")?;
-        let policies: Vec<UpgradePolicy> = all(&client, |object| Some(object)).await?;
-        let upgrades: Vec<NodeUpgrade> = all(&client, |object| Some(object)).await?;
-        let halts: Vec<ReleaseHalt> = all(&client, |object| Some(object)).await?;
-        let images: Vec<ImageRepository> = all(&client, |object| Some(object)).await?;
+        let policies: Vec<UpgradePolicy> = all(&client, Some).await?;
+        let upgrades: Vec<NodeUpgrade> = all(&client, Some).await?;
+        let halts: Vec<ReleaseHalt> = all(&client, Some).await?;
+        let images: Vec<ImageRepository> = all(&client, Some).await?;
         let nodes: Vec<NodeView> = all(&client, |node: Node| NodeView::of(&node)).await?;
         let term = highest_term(&policies, &upgrades, &nodes);
         let policies: BTreeMap<_, _> = policies.into_iter().map(|p| (p.name_any(), p)).collect();
