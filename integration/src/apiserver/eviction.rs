@@ -36,7 +36,7 @@ impl Writer<'_> {
         self.dry_run = options.dry_run;
         loop {
             match self.evict_once(name, &options) {
-                // Without a version of the client's own, a race is tried again.
+                // With a version of the client's own, the next try finds that it does not hold.
                 Err(Evicted::Raced) => {}
                 Err(Evicted::Answer(error)) => return Err(*error),
                 Ok(()) => {
@@ -112,33 +112,40 @@ impl Writer<'_> {
         at: At,
     ) -> Result<(), Evicted> {
         let name = object::name(pod).to_owned();
-        let key = Key::new(self.namespace, &name);
         let mut options = options.clone();
+        if !self.dry_run {
+            let marked = self.mark_disrupted(pod, &options, at)?;
+            if options.resource_version.is_some() || at == At::ThisVersion {
+                // The mark made a new version; the condition holds for what it was made from.
+                options.resource_version = Some(object::meta(&marked, "resourceVersion").to_owned());
+            }
+        }
+        match self.delete(&name, &options) {
+            Err(error) if error.code == 409 && at == At::ThisVersion => Err(Evicted::Raced),
+            done => Ok(done.map(drop)?),
+        }
+    }
+
+    fn mark_disrupted(&self, pod: &Object, options: &DeleteOptions, at: At) -> Result<Object, Evicted> {
+        let name = object::name(pod);
+        let key = Key::new(self.namespace, name);
         let mut pod = pod.clone();
-        while !self.dry_run {
-            check_preconditions(&pod, &options)?;
+        loop {
+            check_preconditions(&pod, options)?;
             let mut marked = Value::clone(&pod);
             add_disruption_condition(&mut marked, object::time(self.core.clock.now()));
             match (
                 self.store(&key, Expected::Version(object::version(&pod)), marked)?,
                 at,
             ) {
-                (Some(stored), _) => {
-                    if options.resource_version.is_some() {
-                        options.resource_version = Some(object::meta(&stored, "resourceVersion").to_owned());
-                    }
-                    break;
-                }
+                (Some(stored), _) => return Ok(stored),
                 (None, At::ThisVersion) => return Err(Evicted::Raced),
                 (None, At::AnyVersion) => {
-                    let gr = self.resource.group_resource();
                     let found = self.core.store.get(&self.resource.stored_as, &key);
-                    pod = found.ok_or_else(|| ApiError::not_found(&gr, &name))?;
+                    pod = found.ok_or_else(|| ApiError::not_found(&self.resource.group_resource(), name))?;
                 }
             }
         }
-        self.delete(&name, &options)?;
-        Ok(())
     }
 }
 

@@ -109,10 +109,12 @@ async fn a_crd_is_established_and_served_at_once_and_its_objects_go_with_it() {
     caller.get(UPGRADES).await.fails(404, "NotFound");
 }
 
+type Edit = &'static dyn Fn(&mut Value);
+
 #[tokio::test]
 async fn what_is_not_structural_is_no_crd() {
     let (_server, caller) = server_and_caller().await;
-    let cases: [(&str, &dyn Fn(&mut Value), &str); 4] = [
+    let cases: [(&str, Edit, &str); 4] = [
         (
             "name",
             &|c| c["metadata"]["name"] = json!("other"),

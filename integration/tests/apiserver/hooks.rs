@@ -45,7 +45,7 @@ async fn the_kth_matching_write_fails_and_no_other() {
         (
             answer.code,
             &answer.body,
-            &answer.headers["retry-after"].to_str().unwrap()[..]
+            answer.headers["retry-after"].to_str().unwrap()
         ),
         (429, &json!("too many"), "1")
     );
