@@ -2,7 +2,9 @@
 //! readers trust changes by one rename, of `timestamp.json`, when everything it leads to is on the
 //! disk; a crash before that changes nothing for them.
 
+mod draft;
 mod repo;
+mod roles;
 mod rotate;
 
 use std::path::PathBuf;
@@ -22,7 +24,8 @@ use crate::progress::Progress;
 use crate::release::ReleaseDir;
 use crate::trust::MetadataVersions;
 
-use repo::{Draft, RepoDir, Signs};
+use draft::Draft;
+use repo::{RepoDir, Signs};
 pub use rotate::{RotateRequest, Rotated, rotate_root};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

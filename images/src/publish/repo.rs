@@ -4,24 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tough::TargetName;
-use tough::schema::decoded::{Decoded, Hex};
-use tough::schema::{
-    Hashes, Metafile, Role, RoleType, Root, Signed, Snapshot, Target, Targets, Timestamp as TimestampRole,
-};
+use tough::schema::{Metafile, Role, Root, Signed, Snapshot, Targets, Timestamp as TimestampRole};
 
 use super::Signing;
-use crate::channel::Document;
+use super::draft::Draft;
+use super::roles::{SignedFiles, next_roles, sign_all, sign_timestamp};
 use crate::digest::Digest;
 use crate::error::ReleaseError;
-use crate::keys::{KeyRing, SPEC_VERSION, to_json, whole_seconds};
-use crate::layout::{self, METADATA_DIR, TIMESTAMP_FILE, TargetKind};
+use crate::keys::KeyRing;
+use crate::layout::{self, METADATA_DIR, TIMESTAMP_FILE};
 use crate::progress::Progress;
 use crate::release::{Durable, ReleaseDir, read_bounded, write_whole};
 use crate::trust::MetadataVersions;
@@ -283,18 +278,7 @@ impl RepoDir {
                     let detail = "it has no timestamp to refresh: publish a release first".to_owned();
                     return Err(repo.broken(&repo.path, detail));
                 };
-                let mut timestamp = current.timestamp.signed.clone();
-                timestamp.version = timestamp.version.saturating_add(1);
-                timestamp.expires = whole_seconds(signing.now, signing.lifetimes.timestamp)?;
-                warn_of_expiry(current, timestamp.expires);
-                let versions = (current.snapshot.signed.version, current.targets.signed.version);
-                let bytes = to_json(&keys.sign(timestamp.clone(), &roots).await?)?;
-                SignedFiles {
-                    below: Vec::new(),
-                    timestamp: bytes,
-                    versions,
-                    timestamp_version: timestamp.version,
-                }
+                sign_timestamp(&keys, &roots, current, signing).await?
             }
         };
         let versions = signed.versions(state.root.signed.version);
@@ -329,208 +313,4 @@ async fn blocking<T: Send + 'static>(
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
-}
-
-fn warn_of_expiry(current: &SignedState, until: Timestamp) {
-    let (snapshot, targets) = (current.snapshot.signed.expires, current.targets.signed.expires);
-    if snapshot.min(targets) < until {
-        tracing::warn!(%snapshot, %targets, "snapshot.json or targets.json expires before the new timestamp: refresh them with a full publish or promote");
-    }
-}
-
-/// What is listed while it is edited.
-pub(super) struct Draft<'a> {
-    repo: &'a RepoDir,
-    listed: BTreeMap<String, Target>,
-    new_files: BTreeMap<String, Vec<u8>>,
-}
-
-impl<'a> Draft<'a> {
-    fn new(repo: &'a RepoDir, signed: Option<&SignedState>) -> Self {
-        let listed = signed.iter().flat_map(|state| &state.targets.signed.targets);
-        let listed = listed
-            .map(|(name, target)| (name.raw().to_owned(), target.clone()))
-            .collect();
-        Self {
-            repo,
-            listed,
-            new_files: BTreeMap::new(),
-        }
-    }
-
-    /// What the listed targets are.
-    pub fn kinds(&self) -> Vec<TargetKind> {
-        self.listed
-            .keys()
-            .filter_map(|name| TargetKind::from_target_name(name))
-            .collect()
-    }
-
-    /// The bytes of a listed target, compared with what was signed.
-    pub fn get(&self, kind: &TargetKind, max_bytes: u64) -> Result<Option<Vec<u8>>, ReleaseError> {
-        let name = kind.target_name();
-        if let Some(bytes) = self.new_files.get(&name) {
-            return Ok(Some(bytes.clone()));
-        }
-        let Some(target) = self.listed.get(&name) else {
-            return Ok(None);
-        };
-        let digest = hex::encode(&target.hashes.sha256[..]);
-        let path = self
-            .repo
-            .path
-            .join(format!("{}/{digest}.{name}", layout::TARGETS_DIR));
-        let bytes = read_bounded(&path, max_bytes)?;
-        if Digest::of(&bytes).hex() == digest {
-            Ok(Some(bytes))
-        } else {
-            Err(self.repo.broken(&path, "it is not what was signed".to_owned()))
-        }
-    }
-
-    /// A listed document.
-    pub fn document<T: Document>(&self, kind: &TargetKind) -> Result<Option<T>, ReleaseError> {
-        match self.get(kind, T::MAX_BYTES)? {
-            Some(bytes) => Ok(Some(T::parse(&bytes)?)),
-            None => Ok(None),
-        }
-    }
-
-    /// Lists these bytes under that name from now on.
-    pub fn put(&mut self, kind: &TargetKind, bytes: Vec<u8>) {
-        let name = kind.target_name();
-        let hashes = Hashes {
-            sha256: hash(&bytes),
-            _extra: Default::default(),
-        };
-        let length = bytes.len() as u64;
-        let target = Target {
-            length,
-            hashes,
-            custom: Default::default(),
-            _extra: Default::default(),
-        };
-        self.listed.insert(name.clone(), target);
-        self.new_files.insert(name, bytes);
-    }
-
-    pub fn not_listed(&self, what: String) -> ReleaseError {
-        ReleaseError::NotListed {
-            what,
-            path: self.repo.path.clone(),
-        }
-    }
-}
-
-fn hash(bytes: &[u8]) -> Decoded<Hex> {
-    Digest::of(bytes).as_bytes().to_vec().into()
-}
-
-/// The next three roles, not signed yet. The hashes of snapshot and timestamp come while signing.
-pub(super) struct NextRoles {
-    pub targets: Targets,
-    pub snapshot: Snapshot,
-    pub timestamp: TimestampRole,
-}
-
-/// The roles after the current ones, listing `listed`.
-pub(super) fn next_roles(
-    current: Option<&SignedState>,
-    listed: BTreeMap<String, Target>,
-    signing: &Signing,
-) -> Result<NextRoles, ReleaseError> {
-    let after = |version: Option<NonZeroU64>| version.map_or(NonZeroU64::MIN, |v| v.saturating_add(1));
-    let expires = |lifetime| whole_seconds(signing.now, lifetime);
-    let spec = || SPEC_VERSION.to_owned();
-    let version = after(current.map(|state| state.targets.signed.version));
-    let mut targets = Targets::new(spec(), version, expires(signing.lifetimes.targets)?);
-    targets.delegations = current.and_then(|state| state.targets.signed.delegations.clone());
-    for (name, target) in listed {
-        let name = TargetName::new(name).map_err(|error| ReleaseError::Request(error.to_string()))?;
-        targets.targets.insert(name, target);
-    }
-    let version = after(current.map(|state| state.snapshot.signed.version));
-    let mut snapshot = Snapshot::new(spec(), version, expires(signing.lifetimes.snapshot)?);
-    if let Some(state) = current {
-        snapshot.meta = state.snapshot.signed.meta.clone();
-    }
-    let version = after(current.map(|state| state.timestamp.signed.version));
-    let timestamp = TimestampRole::new(spec(), version, expires(signing.lifetimes.timestamp)?);
-    Ok(NextRoles {
-        targets,
-        snapshot,
-        timestamp,
-    })
-}
-
-/// The files of a new state, ready to be written.
-pub(super) struct SignedFiles {
-    below: Vec<(String, Vec<u8>)>,
-    timestamp: Vec<u8>,
-    versions: (NonZeroU64, NonZeroU64),
-    timestamp_version: NonZeroU64,
-}
-
-impl SignedFiles {
-    pub fn versions(&self, root: NonZeroU64) -> MetadataVersions {
-        MetadataVersions {
-            root: root.get(),
-            timestamp: self.timestamp_version.get(),
-            snapshot: self.versions.0.get(),
-            targets: self.versions.1.get(),
-        }
-    }
-}
-
-/// Signs the three roles so that whoever trusts any of `roots` accepts them.
-pub(super) async fn sign_all(
-    keys: &KeyRing,
-    roots: &[&Root],
-    next: NextRoles,
-) -> Result<SignedFiles, ReleaseError> {
-    let NextRoles {
-        targets,
-        mut snapshot,
-        mut timestamp,
-    } = next;
-    let versions = (snapshot.version, targets.version);
-    let targets_name = format!("{}.targets.json", targets.version);
-    let targets_version = targets.version;
-    let targets = to_json(&keys.sign(targets, roots).await?)?;
-    snapshot
-        .meta
-        .insert("targets.json".to_owned(), metafile(&targets, targets_version));
-    let (snapshot_name, snapshot_version) = (format!("{}.snapshot.json", snapshot.version), snapshot.version);
-    let snapshot = to_json(&keys.sign(snapshot, roots).await?)?;
-    timestamp
-        .meta
-        .insert("snapshot.json".to_owned(), metafile(&snapshot, snapshot_version));
-    let timestamp_version = timestamp.version;
-    let timestamp = to_json(&keys.sign(timestamp, roots).await?)?;
-    let below = vec![(targets_name, targets), (snapshot_name, snapshot)];
-    Ok(SignedFiles {
-        below,
-        timestamp,
-        versions,
-        timestamp_version,
-    })
-}
-
-fn metafile(bytes: &[u8], version: NonZeroU64) -> Metafile {
-    let hashes = Some(Hashes {
-        sha256: hash(bytes),
-        _extra: Default::default(),
-    });
-    Metafile {
-        length: Some(bytes.len() as u64),
-        hashes,
-        version,
-        _extra: Default::default(),
-    }
-}
-
-/// Whether a role has other keys or another threshold in `new` than in `old`.
-pub(super) fn role_differs(old: &Root, new: &Root, role: RoleType) -> bool {
-    let of = |root: &Root| root.roles.get(&role).cloned();
-    of(old) != of(new)
 }

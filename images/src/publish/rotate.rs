@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use tough::schema::{RoleType, Root};
 
 use super::Signing;
-use super::repo::{RepoDir, next_roles, role_differs, sign_all};
+use super::repo::RepoDir;
+use super::roles::{next_roles, role_differs, sign_all};
 use crate::error::ReleaseError;
 use crate::keys::{KeyRing, new_root, to_json, whole_seconds};
 use crate::layout::METADATA_DIR;

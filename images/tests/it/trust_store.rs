@@ -3,7 +3,7 @@
 use std::fs;
 
 use drydock_images::Repository;
-use drydock_images::publish::{RotateRequest, rotate_root};
+use drydock_images::publish::{RotateRequest, refresh_timestamp, rotate_root};
 
 use crate::support::{Fixture, copy_dir, later, now};
 
@@ -62,23 +62,32 @@ async fn a_clock_ten_years_off_blocks_nothing_afterwards() {
 async fn a_clock_set_back_does_not_make_expired_metadata_current() {
     let fixture = Fixture::new().await;
     fixture.release("1.0", 1).await;
-    let frozen = fixture.path("frozen");
-    copy_dir(&fixture.repo(), &frozen);
-    let signing = drydock_images::publish::Signing {
-        now: later(20),
-        ..fixture.signing()
-    };
-    drydock_images::publish::refresh_timestamp(&signing)
-        .await
-        .unwrap();
-    fixture.load(later(20)).await.unwrap();
-    // The frozen copy's timestamp expired on day 14; the clock now says day 1.
-    let mut cfg = fixture.config_at(url::Url::from_directory_path(&frozen).unwrap());
-    let error = Repository::load(&cfg, later(1)).await.unwrap_err();
-    assert!(matches!(error.code(), "OlderThanSeen" | "Expired"), "{error}");
-    // Even for metadata of the same version, it is the known time that judges.
-    cfg.url = fixture.config().url;
-    Repository::load(&cfg, later(1)).await.unwrap();
+    fixture.load(later(10)).await.unwrap();
+    // A newer timestamp that expires on day 5, while this machine knows of day 10 and says day 1.
+    let mut signing = fixture.signing();
+    signing.lifetimes.timestamp = std::time::Duration::from_secs(5 * 86_400);
+    refresh_timestamp(&signing).await.unwrap();
+    assert_eq!(fixture.load(later(1)).await.unwrap_err().code(), "Expired");
+    let mut fresh = fixture.config();
+    fresh.datastore = fixture.path("fresh");
+    Repository::load(&fresh, later(1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timestamp_that_was_verified_is_kept_though_what_is_below_it_is_missing() {
+    let fixture = Fixture::new().await;
+    fixture.release("1.0", 1).await;
+    fixture.load(now()).await.unwrap();
+    let before = fixture.path("before");
+    copy_dir(&fixture.repo(), &before);
+    fixture.release("1.1", 2).await;
+    fs::remove_file(fixture.metadata("2.snapshot.json")).unwrap();
+    assert_eq!(fixture.load(now()).await.unwrap_err().code(), "NotFound");
+    let replay = fixture.config_at(url::Url::from_directory_path(&before).unwrap());
+    assert_eq!(
+        Repository::load(&replay, now()).await.unwrap_err().code(),
+        "OlderThanSeen"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,9 +139,7 @@ async fn a_root_gets_more_time_with_the_keys_it_has() {
     fixture.release("1.0", 1).await;
     let mut signing = fixture.signing();
     signing.now = later(1000);
-    let versions = drydock_images::publish::refresh_timestamp(&signing)
-        .await
-        .unwrap();
+    let versions = refresh_timestamp(&signing).await.unwrap();
     assert_eq!(versions.timestamp, 2);
     let request = RotateRequest {
         signing: signing.clone(),
