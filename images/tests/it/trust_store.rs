@@ -111,6 +111,11 @@ async fn a_new_root_is_followed_from_any_older_one_and_never_back() {
         rotated.changed_roles,
         ["root", "targets", "snapshot", "timestamp"]
     );
+    // At the moment before the new root appears, whoever trusts the old one reads on.
+    let (root, away) = (fixture.metadata("2.root.json"), fixture.path("away"));
+    fs::rename(&root, &away).unwrap();
+    assert_eq!(fixture.load(now()).await.unwrap().versions().root, 1);
+    fs::rename(&away, &root).unwrap();
     assert_eq!(fixture.load(now()).await.unwrap().versions().root, 2);
     // A fresh node that was shipped root 1 comes as far.
     let mut fresh = fixture.config();
