@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use drydock_images::publish::{Lifetimes, PublishRequest, Signing, publish, withdraw};
+use drydock_images::publish::{
+    Lifetimes, PublishRequest, RotateRequest, Signing, publish, rotate_root, withdraw,
+};
 use drydock_images::verify::{LocalImage, verify_release};
 use drydock_images::{ChunkContent, Digest, Progress, Repository, TrustError};
 use serde_json::Value;
@@ -153,16 +155,34 @@ async fn below_the_threshold_is_told_from_unsigned() {
     targets["signatures"].as_array_mut().unwrap().pop();
     fs::write(&path, serde_json::to_vec(&targets).unwrap()).unwrap();
     assert_eq!(code(&fixture).await, "MixedMetadata");
-    // The next root, signed by one of two, is where a threshold is all there is.
-    let root: Value = serde_json::from_slice(&fixture.config().shipped_root).unwrap();
-    let mut next = root.clone();
-    next["signed"]["version"] = 2.into();
-    fs::write(
-        fixture.metadata("2.root.json"),
-        serde_json::to_vec(&next).unwrap(),
-    )
-    .unwrap();
-    assert_eq!(code(&fixture).await, "Unsigned");
+    fs::remove_dir_all(fixture.repo()).unwrap();
+    fixture.release("1.1", 2).await;
+    // The next root has no file above it that names its hash: there the threshold is all there is.
+    let request = RotateRequest {
+        signing: fixture.signing(),
+        new_keys: None,
+        threshold: 1,
+    };
+    rotate_root(request).await.unwrap();
+    let path = fixture.metadata("2.root.json");
+    let whole = fs::read(&path).unwrap();
+    for (signatures, wanted) in [
+        (&[][..], "Unsigned"),
+        (&[0], "UnderThreshold"),
+        (&[0, 0], "Malformed"),
+    ] {
+        fs::write(&path, &whole).unwrap();
+        edit(&path, |root| {
+            let kept = signatures
+                .iter()
+                .map(|at: &usize| root["signatures"][*at].clone())
+                .collect();
+            root["signatures"] = Value::Array(kept);
+        });
+        assert_eq!(code(&fixture).await, wanted, "{signatures:?}");
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(fixture.load(now()).await.unwrap().versions().root, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

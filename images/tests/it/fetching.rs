@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use drydock_images::{FetchError, Repository, TrustError};
 use futures::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
 use crate::support::{Fixture, now};
@@ -197,4 +198,91 @@ async fn only_the_schemes_that_are_meant_are_fetched() {
             "BadConfiguration"
         );
     }
+}
+
+/// Serves the fixture's repository over TLS with a certificate of its own making, one request per
+/// connection; `redirect` sends every request there instead. Gives the URL and the certificate.
+async fn serve_tls(fixture: &Fixture, redirect: Option<Url>) -> (Url, Vec<u8>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind(("localhost", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let dir = fixture.repo();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // A client that does not trust the certificate hangs up here.
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else { break };
+                request.push(byte);
+            }
+            let request = String::from_utf8(request).unwrap();
+            let path = request
+                .split(' ')
+                .nth(1)
+                .unwrap_or("/")
+                .trim_start_matches('/')
+                .to_owned();
+            let (head, body) = match (&redirect, std::fs::read(dir.join(&path))) {
+                (Some(to), _) => (
+                    format!("302 Found\r\nLocation: {}", to.join(&path).unwrap()),
+                    vec![],
+                ),
+                (None, Ok(body)) => ("200 OK".to_owned(), body),
+                (None, Err(_)) => ("404 Not Found".to_owned(), vec![]),
+            };
+            let head = format!(
+                "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&body).await.unwrap();
+            let _ = stream.shutdown().await;
+        }
+    });
+    (
+        Url::parse(&format!("https://localhost:{port}/")).unwrap(),
+        made.cert.pem().into_bytes(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_needs_a_certificate_that_is_trusted_and_never_falls_back_to_http() {
+    let fixture = Fixture::new().await;
+    fixture.release("1.0", 1).await;
+    let (url, certificate) = serve_tls(&fixture, None).await;
+    let mut cfg = fixture.config_at(url);
+    assert_eq!(
+        Repository::load(&cfg, now()).await.unwrap_err().code(),
+        "Unreachable"
+    );
+    cfg.ca_certificates_pem = certificate;
+    Repository::load(&cfg, now()).await.unwrap();
+
+    let (plain, requests) = serve(&fixture, |_, _| None).await;
+    let (url, certificate) = serve_tls(&fixture, Some(plain)).await;
+    let mut cfg = fixture.config_at(url);
+    cfg.ca_certificates_pem = certificate;
+    let error = Repository::load(&cfg, now()).await.unwrap_err();
+    assert!(
+        matches!(&error, TrustError::Unreachable(FetchError::Refused { .. })),
+        "{error}"
+    );
+    assert_eq!(
+        requests.load(Ordering::SeqCst),
+        0,
+        "nothing was asked for in the clear"
+    );
 }
