@@ -9,6 +9,7 @@ mod checks;
 mod client;
 mod effects;
 mod kernel;
+pub mod offline;
 mod socket;
 mod view;
 
@@ -29,6 +30,7 @@ use crate::node::{NodeEnv, NodeError, OpenNode};
 use crate::stage::StageError;
 use crate::state::{LockName, Record, StateError, StateLock, Store};
 
+pub use checks::run as run_checks;
 pub use client::{AskError, GuardClient};
 pub use effects::{boot_slot, machine_slot};
 pub use view::NodeView;

@@ -70,6 +70,20 @@ impl Outside for Machine {
     fn notify(&self, _status: &str) {}
 }
 
+impl Machine {
+    /// Boot 1 of slot A, healthy.
+    pub fn new() -> Self {
+        Self {
+            boot: AtomicU64::new(1),
+            running: Mutex::new(SlotName::A),
+            booted: Mutex::new(Instant::now()),
+            healthy: AtomicBool::new(true),
+            reboots: AtomicU64::new(0),
+            reboot_called: Notify::new(),
+        }
+    }
+}
+
 /// See the module.
 pub struct World {
     pub machine: Arc<Machine>,
@@ -85,16 +99,8 @@ impl World {
     pub fn new(loader: Loader) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layout = DiskLayout::cos_like(7, 1 << 20, 1 << 20, 1 << 20);
-        let machine = Machine {
-            boot: AtomicU64::new(1),
-            running: Mutex::new(SlotName::A),
-            booted: Mutex::new(Instant::now()),
-            healthy: AtomicBool::new(true),
-            reboots: AtomicU64::new(0),
-            reboot_called: Notify::new(),
-        };
         let world = Self {
-            machine: Arc::new(machine),
+            machine: Arc::new(Machine::new()),
             disk: Arc::new(SimDisk::new(layout.to_bytes().unwrap(), 512)),
             config: Arc::new(loaded(settings(folder.path(), loader))),
             _folder: folder,
@@ -133,24 +139,11 @@ impl World {
     }
 
     pub fn env(&self, gate: Arc<dyn WriteGate>) -> NodeEnv {
-        let ms = Duration::from_millis;
-        let pace = Pace {
-            guard_retry: ms(3),
-            check_retry: ms(2),
-            shutdown: ms(50),
-            guard_poll: ms(5),
-            guard_answer: Duration::from_secs(10),
-            api_answer: Duration::from_secs(5),
-            resync: ms(200),
-            status_every: ms(10),
-            retry_first: ms(5),
-            retry_longest: ms(50),
-        };
         NodeEnv {
             outside: self.machine.clone(),
             gate,
             disk: Some(self.disk.clone() as Arc<dyn RawDisk>),
-            pace,
+            pace: pace(),
         }
     }
 
@@ -236,5 +229,22 @@ fn settings(folder: &Path, loader: Loader) -> Settings {
         confirm_wait: Duration::from_secs(5),
         health_deadline: Duration::from_millis(20),
         kubernetes: None,
+    }
+}
+
+/// As a node's, only shorter.
+pub fn pace() -> Pace {
+    let ms = Duration::from_millis;
+    Pace {
+        guard_retry: ms(3),
+        check_retry: ms(2),
+        shutdown: ms(50),
+        guard_poll: ms(5),
+        guard_answer: Duration::from_secs(10),
+        api_answer: Duration::from_secs(5),
+        resync: ms(200),
+        status_every: ms(10),
+        retry_first: ms(5),
+        retry_longest: ms(50),
     }
 }

@@ -2,19 +2,17 @@
 //! before and after each of its writes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod node_world;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::node_world::{World, digest};
 use drydock_machine::{
     ArmRequest, AttemptState, GuardStatus, Origin, PhaseName, Request, Slot, Verdict, Word,
 };
 use drydock_updater::disk::gate::{CutGate, CutSide, OpenGate, WriteGate};
 use drydock_updater::disk::{BootControl, Loader, SlotName};
 use drydock_updater::guard::{self, AskError, GuardClient, GuardError};
-use node_world::{World, digest};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
