@@ -3,6 +3,10 @@
 //! here is part of what runs in a cluster, and nothing of Drydock uses it.
 
 pub mod apiserver;
+pub mod cluster;
+pub mod demo;
 pub mod firmware;
 pub mod image;
+pub mod node;
 pub mod observer;
+pub mod workload;

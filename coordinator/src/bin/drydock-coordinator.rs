@@ -8,14 +8,14 @@ use drydock_coordinator::command::{crds, run};
 #[command(name = "drydock-coordinator", version)]
 enum Command {
     /// Runs one replica until it is told to stop.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Prints every CustomResourceDefinition as YAML, in the order in which they are to be applied.
     Crds,
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
-        Command::Run(args) => run::main(args),
+        Command::Run(args) => run::main(*args),
         Command::Crds => crds::main(&mut std::io::stdout().lock()),
     }
 }

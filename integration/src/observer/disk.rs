@@ -53,6 +53,9 @@ impl Observer {
             });
             return;
         };
+        if memory.table.as_ref() == Some(&table) {
+            return;
+        }
         if let Some(entry) = self.nodes.get_mut(node) {
             entry.table = Some(table.clone());
         }

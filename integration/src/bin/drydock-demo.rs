@@ -1,0 +1,137 @@
+//! `cargo demo`: see `drydock_integration::demo`. Exit code 0 only if every check held.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use drydock_integration::demo::{
+    DemoOptions, LiveScreen, PlainScreen, Screen, Story, StoryImages, Verdict, judge, print,
+};
+
+fn main() -> ExitCode {
+    let options = DemoOptions::parse();
+    // The story is the output; with DRYDOCK_LOG=debug what the parts say to each other goes to stderr.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DRYDOCK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match tell(&options) {
+        Ok(Verdict::AllHeld) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nthe demo ended early: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn tell(options: &DemoOptions) -> anyhow::Result<Verdict> {
+    let parent = options.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = tempfile::Builder::new()
+        .prefix("drydock-demo-")
+        .tempdir_in(&parent)
+        .with_context(|| {
+            format!(
+                "no folder for temporary files can be made in {}; name another with --folder",
+                parent.display()
+            )
+        })?;
+    check_room(folder.path(), options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let told = runtime.block_on(async {
+        tokio::select! {
+            told = story(options, folder.path()) => told,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by Ctrl-C"),
+        }
+    });
+    // Threads that still read an image must not keep the folder from going.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    folder.close().context("removing the temporary folder")?;
+    told
+}
+
+/// Images, their chunks, and two slots per node.
+fn check_room(folder: &Path, options: &DemoOptions) -> anyhow::Result<()> {
+    let image = match (&options.artifact_v1, &options.artifact_v2) {
+        (Some(v1), Some(v2)) => {
+            let len = |path: &Path| {
+                let meta =
+                    std::fs::metadata(path).with_context(|| format!("the image {}", path.display()))?;
+                anyhow::Ok(meta.len())
+            };
+            len(v1)?.max(len(v2)?)
+        }
+        _ => u64::from(options.image_mib) << 20,
+    };
+    let needed = image * (2 * u64::from(options.nodes) + 9) + (64 << 20);
+    let stat = nix::sys::statvfs::statvfs(folder).context("asking how much room is left")?;
+    let free = stat.blocks_available() * stat.fragment_size();
+    anyhow::ensure!(
+        free >= needed,
+        "{} has {} MiB left, and the demo needs about {} MiB there: name another folder with --folder, or make \
+         the images smaller with --image-mib",
+        folder.display(),
+        free >> 20,
+        needed >> 20
+    );
+    Ok(())
+}
+
+async fn story(options: &DemoOptions, folder: &Path) -> anyhow::Result<Verdict> {
+    let begun = Instant::now();
+    let mut screen: Box<dyn Screen> = if options.plain || !std::io::stdout().is_terminal() {
+        Box::new(PlainScreen::default())
+    } else {
+        Box::new(LiveScreen::default())
+    };
+    let images = images(options, folder).await?;
+    let mut story = Story::begin(folder, images, usize::from(options.nodes), screen.as_mut()).await?;
+    story.good_release(screen.as_mut()).await?;
+    story.bad_release(screen.as_mut()).await?;
+    screen.close();
+    let report = story.cluster.eye.finish(&[]);
+    println!("\n{}", print(&report));
+    let verdict = judge(&report);
+    match verdict {
+        Verdict::AllHeld => println!("Every check held. {} s.", begun.elapsed().as_secs()),
+        Verdict::Failed => println!("NOT every check held, or one was never made."),
+    }
+    if options.keep {
+        keep(&story, folder).await?;
+    }
+    story.cluster.shutdown().await;
+    Ok(verdict)
+}
+
+async fn images(options: &DemoOptions, folder: &Path) -> anyhow::Result<StoryImages> {
+    let folder = folder.join("images");
+    std::fs::create_dir_all(&folder)?;
+    let bytes = u64::from(options.image_mib) << 20;
+    let (v1, v2) = (options.artifact_v1.clone(), options.artifact_v2.clone());
+    let made = tokio::task::spawn_blocking(move || match (v1, v2) {
+        (Some(v1), Some(v2)) => StoryImages::from_files(&folder, &v1, &v2),
+        _ => StoryImages::from_host(&folder, bytes),
+    });
+    made.await?
+}
+
+async fn keep(story: &Story, folder: &Path) -> anyhow::Result<()> {
+    let kubeconfig = folder.join("kubeconfig");
+    std::fs::write(&kubeconfig, story.cluster.api.kubeconfig("admin"))?;
+    println!(
+        "\nThe cluster stays up until Ctrl-C. In another terminal:\n\n  \
+         export KUBECONFIG={}\n  \
+         kubectl get nodes -o wide\n  \
+         kubectl get upgradepolicies,nodeupgrades,releasehalts\n  \
+         kubectl drydock status\n  \
+         kubectl drydock explain node-1\n",
+        kubeconfig.display()
+    );
+    std::future::pending::<()>().await;
+    Ok(())
+}

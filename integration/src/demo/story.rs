@@ -1,0 +1,421 @@
+//! The story that the demo tells, and that a test plays in small: two releases and a bad one.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use drydock_plan::Timings;
+use jiff::Timestamp;
+
+use super::screen::Screen;
+use super::view::{Snapshot, bytes, short};
+use crate::cluster::{Built, ClusterPlan, OpenWindow, PolicyPace, ReleaseImages, ReplicaPace, SimCluster};
+use crate::firmware::LoaderKind;
+use crate::image::{HostFiles, Marker, PackSpec, pack};
+use crate::node::{Behaviour, NodePace};
+
+/// The versions of the three releases.
+pub const VERSIONS: [&str; 3] = ["1.0.0", "2.0.0", "2.1.0"];
+/// The kubelets in them.
+const KUBELETS: [&str; 3] = ["1.34.1", "1.34.2", "1.34.2"];
+/// How often the cluster is looked at while something is waited for.
+const LOOK: Duration = Duration::from_millis(60);
+/// How large a packed kernel is at most.
+const KERNEL_BYTES: u64 = 4 << 20;
+
+/// The images of the three releases.
+#[derive(Debug, Clone)]
+pub struct StoryImages {
+    releases: [ReleaseImages; 3],
+    room: (u64, u64),
+}
+
+impl StoryImages {
+    /// Packs program files of this machine into images below `folder`. Blocks.
+    ///
+    /// # Errors
+    /// If there are no files, or no room.
+    pub fn from_host(folder: &Path, root_bytes: u64) -> anyhow::Result<Self> {
+        let files = HostFiles::find(root_bytes * 2)?;
+        let root = |index: usize, generation, marker| {
+            let spec = PackSpec {
+                id: "harbor-os",
+                version: VERSIONS[index],
+                generation,
+                marker,
+                max_bytes: root_bytes,
+            };
+            let out = folder.join(format!("root-{}.img", VERSIONS[index]));
+            pack(&files, &spec, &out).map(|_| out)
+        };
+        let roots = [
+            root(0, 0, Marker::None)?,
+            root(1, 1, Marker::None)?,
+            root(2, 1, Marker::Unhealthy)?,
+        ];
+        Self::with_kernels(folder, roots, &files)
+    }
+
+    /// Takes two images as they are; the third is the second with a mark at its end. Blocks.
+    ///
+    /// # Errors
+    /// If they cannot be read, or there is no room.
+    pub fn from_files(folder: &Path, v1: &Path, v2: &Path) -> anyhow::Result<Self> {
+        let mut roots = Vec::new();
+        for (from, version) in [(v1, VERSIONS[0]), (v2, VERSIONS[1]), (v2, VERSIONS[2])] {
+            let out = folder.join(format!("root-{version}.img"));
+            std::fs::copy(from, &out).with_context(|| format!("copying the image {}", from.display()))?;
+            if version == VERSIONS[2] {
+                let mut content = std::fs::read(&out)?;
+                content.extend_from_slice(b"broken on purpose\n");
+                std::fs::write(&out, content)?;
+            }
+            roots.push(out);
+        }
+        let roots: [PathBuf; 3] = roots
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("three images were made"))?;
+        Self::with_kernels(folder, roots, &HostFiles::find(KERNEL_BYTES * 2)?)
+    }
+
+    fn with_kernels(folder: &Path, roots: [PathBuf; 3], files: &HostFiles) -> anyhow::Result<Self> {
+        let mut root_bytes = 0;
+        let mut releases = Vec::new();
+        for (index, root) in roots.into_iter().enumerate() {
+            root_bytes = root_bytes.max(std::fs::metadata(&root)?.len());
+            let kernel = folder.join(format!("kernel-{}.img", VERSIONS[index]));
+            let spec = PackSpec {
+                id: "harbor-kernel",
+                version: VERSIONS[index],
+                generation: u32::from(index > 0),
+                marker: Marker::None,
+                max_bytes: KERNEL_BYTES,
+            };
+            pack(files, &spec, &kernel)?;
+            releases.push(ReleaseImages {
+                version: VERSIONS[index].to_owned(),
+                kubelet: KUBELETS[index].to_owned(),
+                behaviour: if index == 2 {
+                    Behaviour::UnhealthyCheck
+                } else {
+                    Behaviour::Healthy
+                },
+                kernel,
+                root,
+            });
+        }
+        let releases: [ReleaseImages; 3] = releases
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("three releases were made"))?;
+        Ok(Self {
+            releases,
+            room: (KERNEL_BYTES, root_bytes),
+        })
+    }
+}
+
+/// A story under way: the cluster, and where it is told.
+pub struct Story {
+    /// The cluster.
+    pub cluster: SimCluster,
+    images: StoryImages,
+    patience: Duration,
+}
+
+impl Story {
+    /// Starts the cluster with the first release, and waits until all is up.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn begin(
+        folder: &Path,
+        images: StoryImages,
+        nodes: usize,
+        screen: &mut dyn Screen,
+    ) -> anyhow::Result<Self> {
+        screen.act(
+            &format!("A cluster of {nodes} on {}", VERSIONS[0]),
+            "An embedded Kubernetes API, two coordinators, and on every node the real guard and agent\n\
+             on a disk image with two slots. Each node's loader picks the slot by the disk's boot bits.",
+        );
+        screen.say("building and signing the first release; installing the nodes");
+        let cluster = SimCluster::start(plan(folder, &images, nodes)).await?;
+        let patience = Duration::from_secs(60) + Duration::from_secs(20) * u32::try_from(nodes)?;
+        let story = Self {
+            cluster,
+            images,
+            patience,
+        };
+        story
+            .until(screen, "every node to be Ready and all pods to run", |now| {
+                let up = now.nodes.iter().all(|node| node.ready);
+                up && !now.apps.is_empty()
+                    && now
+                        .apps
+                        .iter()
+                        .all(|app| app.wanted > 0 && app.ready == app.wanted)
+            })
+            .await?;
+        story.cluster.apply_policy()?;
+        let digest = story.cluster.first.digest.clone();
+        story
+            .until(screen, "every agent to report the first release", |now| {
+                now.nodes.iter().all(|node| runs(node, &digest)) && now.leader.is_some()
+            })
+            .await?;
+        screen.say(&format!(
+            "all {nodes} nodes run {}, proven by hashing their slots",
+            VERSIONS[0]
+        ));
+        Ok(story)
+    }
+
+    /// The second release is published; in the middle of the first drain the leader dies.
+    ///
+    /// # Errors
+    /// If not every node comes to run it.
+    pub async fn good_release(&mut self, screen: &mut dyn Screen) -> anyhow::Result<()> {
+        let built = self.publish(1, screen).await?;
+        screen.act(
+            &format!("{} is rolled out, one node at a time", VERSIONS[1]),
+            "Every agent writes the release into the slot that is not running, mostly from what the node\n\
+             has already. Then, inside the window: cordon, drain, reboot, prove, commit, uncordon.",
+        );
+        self.until(screen, "a node to be drained", |now| {
+            now.nodes.iter().any(draining)
+        })
+        .await?;
+        if let Some(leader) = self.cluster.leader() {
+            screen.alarm(&format!(
+                "{leader}, which leads, is killed in the middle of a drain"
+            ));
+            self.cluster.kill_replica(&leader);
+            let digest = built.digest.clone();
+            self.until(screen, "the other coordinator to lead", |now| {
+                now.leader.as_ref().is_some_and(|now| *now != leader)
+                    || now.nodes.iter().all(|node| runs(node, &digest))
+            })
+            .await?;
+            self.cluster.start_replica("coordinator-3").await?;
+        }
+        let digest = built.digest;
+        self.until(screen, "every node to run the second release", |now| {
+            now.nodes.iter().all(|node| runs(node, &digest) && at_rest(node))
+        })
+        .await?;
+        let (reused, fetched) = self.bytes();
+        screen.say(&format!(
+            "all nodes run {}: {} of its bytes were on the nodes already, {} came over the wire",
+            VERSIONS[1],
+            bytes(reused),
+            bytes(fetched)
+        ));
+        Ok(())
+    }
+
+    /// The third release boots but is not healthy: the first node goes back, and nobody follows.
+    ///
+    /// # Errors
+    /// If that is not what happens.
+    pub async fn bad_release(&mut self, screen: &mut dyn Screen) -> anyhow::Result<()> {
+        let before: Vec<String> = Snapshot::take(&self.cluster)
+            .nodes
+            .iter()
+            .filter_map(|node| node.status.running.clone())
+            .collect();
+        let built = self.publish(2, screen).await?;
+        screen.act(
+            &format!("{} boots, but a required check fails", VERSIONS[2]),
+            "The first node goes back to the other slot by itself: its guard needs neither network nor\n\
+             cluster for that. The release is halted; no other node is asked.",
+        );
+        let digest = built.digest.clone();
+        let halted = self
+            .until(screen, "the release to be halted", |now| {
+                now.halts.iter().any(|halt| halt.spec.digest == digest)
+            })
+            .await?;
+        self.until(screen, "the node to be back and uncordoned", |now| {
+            now.nodes
+                .iter()
+                .all(|node| at_rest(node) && node.status.running.as_deref() != Some(&digest))
+        })
+        .await?;
+        for halt in &halted.halts {
+            for evidence in &halt.spec.evidence {
+                screen.alarm(&format!(
+                    "{} is halted: {} failed on {} ({})",
+                    VERSIONS[2],
+                    short(&halt.spec.digest),
+                    evidence.node,
+                    evidence.code
+                ));
+            }
+        }
+        // Time for whoever would make a mistake now.
+        self.linger(screen, Duration::from_secs(3)).await;
+        let now = Snapshot::take(&self.cluster);
+        let after: Vec<String> = now
+            .nodes
+            .iter()
+            .filter_map(|node| node.status.running.clone())
+            .collect();
+        anyhow::ensure!(
+            before == after,
+            "after the halt the nodes run {after:?}, before they ran {before:?}"
+        );
+        let boots: Vec<u32> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| node.status().boots)
+            .collect();
+        screen.say(&format!(
+            "every node runs {} again; boots of each node: {boots:?}",
+            VERSIONS[1]
+        ));
+        Ok(())
+    }
+
+    async fn publish(&mut self, index: usize, screen: &mut dyn Screen) -> anyhow::Result<Built> {
+        let images = self.images.releases[index].clone();
+        screen.act(
+            &format!("Release {} is built, signed and published", images.version),
+            "Cut into chunks by content, so that whoever has the release before fetches only what is new.",
+        );
+        let working = self.cluster.build(&images);
+        let built = self.meanwhile(screen, working).await?;
+        let published = self.cluster.workshop.publish(&built).await?;
+        screen.say(&format!(
+            "release {} is {}: {} in {} chunks, of which {} ({}) are new to the repository",
+            images.version,
+            short(&built.digest),
+            bytes(i64::try_from(built.stats.image_bytes)?),
+            built.stats.chunks,
+            published.new_chunks,
+            bytes(i64::try_from(published.new_bytes)?),
+        ));
+        Ok(built)
+    }
+
+    /// Reused and fetched bytes of all nodes together.
+    fn bytes(&self) -> (i64, i64) {
+        let now = Snapshot::take(&self.cluster);
+        let progress = now.nodes.iter().filter_map(|node| node.status.progress.as_ref());
+        progress.fold((0, 0), |(reused, fetched), progress| {
+            (reused + progress.reused_bytes, fetched + progress.fetched_bytes)
+        })
+    }
+
+    /// Shows the cluster while something else is worked at.
+    async fn meanwhile<T>(&self, screen: &mut dyn Screen, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(LOOK) => screen.show(&Snapshot::take(&self.cluster)),
+            }
+        }
+    }
+
+    /// Shows the cluster for so long.
+    pub async fn linger(&self, screen: &mut dyn Screen, time: Duration) {
+        self.meanwhile(screen, tokio::time::sleep(time)).await;
+    }
+
+    /// Shows the cluster until something is so.
+    ///
+    /// # Errors
+    /// If it does not come about in time; then what was waited for, and what the nodes did instead.
+    pub async fn until(
+        &self,
+        screen: &mut dyn Screen,
+        what: &str,
+        so: impl Fn(&Snapshot) -> bool,
+    ) -> anyhow::Result<Snapshot> {
+        let begun = Instant::now();
+        loop {
+            let now = Snapshot::take(&self.cluster);
+            screen.show(&now);
+            if so(&now) {
+                return Ok(now);
+            }
+            if begun.elapsed() > self.patience {
+                anyhow::bail!(
+                    "waited {:?} for {what}; this is how things stand: {now:#?}",
+                    self.patience
+                );
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn runs(node: &super::view::NodeRow, digest: &str) -> bool {
+    node.ready && node.status.running.as_deref() == Some(digest) && node.status.running_good == Some(true)
+}
+
+fn at_rest(node: &super::view::NodeRow) -> bool {
+    node.ready && !node.cordoned && !node.docked && !node.soaking
+}
+
+fn draining(node: &super::view::NodeRow) -> bool {
+    node.cordoned && node.docked && node.pods > 0
+}
+
+fn plan(folder: &Path, images: &StoryImages, nodes: usize) -> ClusterPlan {
+    let secs = Duration::from_secs;
+    let millis = Duration::from_millis;
+    ClusterPlan {
+        nodes,
+        coordinators: 2,
+        folder: folder.to_owned(),
+        first: images.releases[0].clone(),
+        room: images.room,
+        loaders: vec![LoaderKind::GptPrio, LoaderKind::Vboot],
+        node_pace: NodePace {
+            boot: millis(1200),
+            hang: secs(5),
+            restart: millis(300),
+            heartbeat: millis(500),
+            pod_start: millis(700),
+            pod_stop: millis(300),
+            updater: drydock_updater::node::Pace {
+                guard_retry: millis(500),
+                check_retry: millis(300),
+                shutdown: secs(10),
+                guard_poll: millis(150),
+                guard_answer: secs(10),
+                api_answer: secs(5),
+                resync: secs(10),
+                status_every: millis(200),
+                retry_first: millis(300),
+                retry_longest: secs(2),
+            },
+        },
+        replica_pace: ReplicaPace {
+            lease: secs(4),
+            timings: Timings {
+                question: secs(10),
+                grant: secs(30),
+                margin: secs(5),
+                silent_hold: secs(10),
+                pause_base: secs(1),
+                pause_cap: secs(10),
+                evict_again: millis(300),
+                ..Timings::default()
+            },
+            poll: secs(1),
+            refresh: secs(1),
+        },
+        policy_pace: PolicyPace {
+            drain: secs(60),
+            health: secs(60),
+            confirm_wait: secs(40),
+            soak: secs(2),
+            expected: secs(60),
+        },
+        window: OpenWindow::around(Timestamp::now()),
+    }
+}

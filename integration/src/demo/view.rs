@@ -1,0 +1,195 @@
+//! What the demo shows: read from the same objects that `kubectl` would show, and from nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use drydock_api::{NodeUpgrade, NodeUpgradeStatus, PolicyStatus, ReleaseHalt, UpgradePolicy};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::cluster::{POLICY, SHOP, SimCluster};
+
+/// One look at the cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The nodes, in their order.
+    pub nodes: Vec<NodeRow>,
+    /// The policy's status.
+    pub policy: PolicyStatus,
+    /// The coordinator that leads, if any, and its term.
+    pub leader: Option<String>,
+    /// What was halted.
+    pub halts: Vec<ReleaseHalt>,
+    /// For each app: pods that are ready, pods there should be, and how many the budget wants.
+    pub apps: Vec<AppRow>,
+}
+
+/// One node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeRow {
+    /// Its name.
+    pub name: String,
+    /// Where it is in its upgrade.
+    pub phase: String,
+    /// Why it waits; empty if it does not.
+    pub why: String,
+    /// The Node is Ready.
+    pub ready: bool,
+    /// The Node is cordoned.
+    pub cordoned: bool,
+    /// It has a place in dock.
+    pub docked: bool,
+    /// Its committed release still soaks.
+    pub soaking: bool,
+    /// What its agent reports.
+    pub status: NodeUpgradeStatus,
+    /// Pods on it that a drain has to move.
+    pub pods: usize,
+}
+
+/// One app.
+#[derive(Debug, Clone, Default)]
+pub struct AppRow {
+    /// Its name.
+    pub name: String,
+    /// Pods that are ready.
+    pub ready: i64,
+    /// Pods there should be.
+    pub wanted: i64,
+    /// Pods that its budget wants ready; none if it has no budget.
+    pub budget: Option<i64>,
+}
+
+impl Snapshot {
+    /// The node of this name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&NodeRow> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// Looks at the cluster.
+    #[must_use]
+    pub fn take(cluster: &SimCluster) -> Self {
+        let policy: Option<UpgradePolicy> = typed(
+            cluster
+                .api
+                .get("drydock.dev", "upgradepolicies", "", POLICY)
+                .as_ref(),
+        );
+        let upgrades: BTreeMap<String, NodeUpgrade> = cluster
+            .api
+            .list("drydock.dev", "nodeupgrades", "")
+            .iter()
+            .filter_map(|object| typed::<NodeUpgrade>(Some(object)))
+            .filter_map(|upgrade| Some((upgrade.metadata.name.clone()?, upgrade)))
+            .collect();
+        let policy = policy.and_then(|policy| policy.status).unwrap_or_default();
+        let pods = cluster.api.list("", "pods", "");
+        let nodes = cluster
+            .node_names()
+            .into_iter()
+            .map(|name| {
+                let object = cluster.api.get("", "nodes", "", &name);
+                let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == name.as_str());
+                let moving = here.filter(|pod| pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet");
+                row(
+                    &name,
+                    object.as_deref(),
+                    upgrades.get(&name),
+                    &policy,
+                    moving.count(),
+                )
+            })
+            .collect();
+        let halts = cluster.api.list("drydock.dev", "releasehalts", "");
+        Self {
+            nodes,
+            policy,
+            leader: cluster.leader(),
+            halts: halts.iter().filter_map(|object| typed(Some(object))).collect(),
+            apps: apps(cluster),
+        }
+    }
+}
+
+fn typed<T: DeserializeOwned>(object: Option<&Arc<Value>>) -> Option<T> {
+    serde_json::from_value(Value::clone(object?)).ok()
+}
+
+fn row(
+    name: &str,
+    node: Option<&Value>,
+    upgrade: Option<&NodeUpgrade>,
+    policy: &PolicyStatus,
+    pods: usize,
+) -> NodeRow {
+    let conditions = node
+        .and_then(|node| node.pointer("/status/conditions"))
+        .and_then(Value::as_array);
+    let mut ready = conditions
+        .into_iter()
+        .flatten()
+        .filter(|condition| condition["type"] == "Ready");
+    let spec = upgrade.map(|upgrade| upgrade.spec.clone()).unwrap_or_default();
+    let named = |counts: &[drydock_api::Count]| {
+        let count = counts
+            .iter()
+            .find(|count| count.names.iter().any(|one| one == name));
+        count.map(|count| count.name.clone()).unwrap_or_default()
+    };
+    NodeRow {
+        name: name.to_owned(),
+        phase: named(&policy.phases),
+        why: named(&policy.reasons),
+        ready: ready.any(|condition| condition["status"] == "True"),
+        cordoned: node.is_some_and(|node| node["spec"]["unschedulable"] == true),
+        docked: spec.dock.is_some() || policy.dock.iter().any(|entry| entry.node == name),
+        soaking: spec.soak.is_some_and(|soak| !soak.passed),
+        status: upgrade
+            .and_then(|upgrade| upgrade.status.clone())
+            .unwrap_or_default(),
+        pods,
+    }
+}
+
+fn apps(cluster: &SimCluster) -> Vec<AppRow> {
+    let budgets = cluster.api.list("policy", "poddisruptionbudgets", SHOP);
+    let deployments = cluster.api.list("apps", "deployments", SHOP);
+    let rows = deployments.iter().map(|deployment| {
+        let name = deployment["metadata"]["name"].as_str().unwrap_or_default();
+        let budget = budgets.iter().find(|budget| budget["metadata"]["name"] == name);
+        AppRow {
+            name: name.to_owned(),
+            ready: deployment["status"]["readyReplicas"].as_i64().unwrap_or_default(),
+            wanted: deployment["spec"]["replicas"].as_i64().unwrap_or_default(),
+            budget: budget.and_then(|budget| budget["spec"]["minAvailable"].as_i64()),
+        }
+    });
+    rows.collect()
+}
+
+/// Bytes as people read them.
+#[must_use]
+pub fn bytes(count: i64) -> String {
+    let count = count.max(0) as f64;
+    let mib = count / f64::from(1 << 20);
+    if mib >= 0.1 {
+        format!("{mib:.1} MiB")
+    } else {
+        format!("{:.1} KiB", count / 1024.0)
+    }
+}
+
+/// The first digits of a digest.
+#[must_use]
+pub fn short(digest: &str) -> String {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    hex.chars().take(12).collect()
+}
+
+/// A clock time in UTC.
+#[must_use]
+pub fn clock(at: Timestamp) -> String {
+    at.strftime("%H:%M:%S").to_string()
+}
