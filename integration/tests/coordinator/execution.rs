@@ -116,7 +116,10 @@ async fn a_plan_is_never_made_from_anything_older_than_ones_own_write() {
     assert!(matches!(end, End::Done { .. }), "{end:?}");
     let held = server.get("", "nodes", "", "n1").unwrap();
     assert_ne!(held["spec"]["unschedulable"], json!(true));
-    assert!(held["metadata"]["annotations"].get(annotation::DOCK).is_none(), "{held}");
+    assert!(
+        held["metadata"]["annotations"].get(annotation::DOCK).is_none(),
+        "{held}"
+    );
 }
 
 #[tokio::test]
@@ -135,10 +138,16 @@ async fn a_conflict_throws_the_rest_of_the_plan_away_and_the_next_is_made_from_f
         node_uid: hands.node("n2").uid,
     };
     let end = hands.execute(vec![stale, after]).await;
-    assert!(matches!(&end, End::Stale { object, .. } if object == "Node n1"), "{end:?}");
+    assert!(
+        matches!(&end, End::Stale { object, .. } if object == "Node n1"),
+        "{end:?}"
+    );
     assert!(server.get("drydock.dev", "nodeupgrades", "", "n2").is_none());
     // The conflict itself brought what the watch does not show.
-    assert_eq!(hands.world().nodes["n1"].labels.get("new").map(String::as_str), Some("x"));
+    assert_eq!(
+        hands.world().nodes["n1"].labels.get("new").map(String::as_str),
+        Some("x")
+    );
     let end = hands.execute(vec![hands.cordon("n1")]).await;
     assert!(matches!(end, End::Done { .. }), "{end:?}");
     held.release();
@@ -171,7 +180,10 @@ async fn an_order_keeps_what_others_wrote_into_the_object_and_is_refused_for_ano
         uid: "another".to_owned(),
         ..upgrade.clone()
     };
-    assert!(matches!(hands.execute(vec![order(&other)]).await, End::Stale { .. }));
+    assert!(matches!(
+        hands.execute(vec![order(&other)]).await,
+        End::Stale { .. }
+    ));
     let end = hands.execute(vec![order(&upgrade)]).await;
     assert!(matches!(end, End::Done { .. }), "{end:?}");
     let held = server.get("drydock.dev", "nodeupgrades", "", "n1").unwrap();
@@ -214,7 +226,9 @@ async fn a_budget_that_blocks_is_told_apart_and_only_the_pod_that_was_meant_is_e
         }))
         .unwrap();
     until("the budget is counted", || {
-        let budget = server.get("policy", "poddisruptionbudgets", "default", "web").unwrap();
+        let budget = server
+            .get("policy", "poddisruptionbudgets", "default", "web")
+            .unwrap();
         budget["status"]["currentHealthy"] == json!(2)
     })
     .await;
@@ -231,7 +245,11 @@ async fn a_budget_that_blocks_is_told_apart_and_only_the_pod_that_was_meant_is_e
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         // As if it were made again since it was listed.
-        uid: if pod.name == "reborn" { "old".to_owned() } else { pod.uid.clone() },
+        uid: if pod.name == "reborn" {
+            "old".to_owned()
+        } else {
+            pod.uid.clone()
+        },
     });
     let evict = Action::EvictPods {
         node: "n1".to_owned(),
@@ -246,7 +264,10 @@ async fn a_budget_that_blocks_is_told_apart_and_only_the_pod_that_was_meant_is_e
     .await;
     let left = hands.world().drains["n1"].clone().pods;
     let guarded = left.iter().find(|pod| pod.name == "guarded").unwrap();
-    assert!(matches!(&guarded.answer, Some((_, Answer::Budget { .. }))), "{guarded:?}");
+    assert!(
+        matches!(&guarded.answer, Some((_, Answer::Budget { .. }))),
+        "{guarded:?}"
+    );
     assert!(server.get("", "pods", "default", "reborn").is_some());
 }
 
@@ -262,7 +283,10 @@ async fn a_skewed_clock_and_an_outage_are_noticed_and_watches_go_on_after_it() {
     let outage = server.hooks().cut_off("coordinator");
     until("the outage is noted", || !hands.link.outages().is_empty()).await;
     outage.end();
-    until("its end, too", || hands.link.outages().iter().all(|outage| outage.end.is_some())).await;
+    until("its end, too", || {
+        hands.link.outages().iter().all(|outage| outage.end.is_some())
+    })
+    .await;
     server.put(node("n9")).unwrap();
     until("the watch goes on", || hands.world().nodes.contains_key("n9")).await;
 }
