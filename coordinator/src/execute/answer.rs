@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use drydock_plan::{Answer, RawAnswer};
+use drydock_plan::{Answer, RawAnswer, Reason};
 use kube::core::Status;
 
 /// The reason that kube gives an answer whose body was no Status.
@@ -34,14 +34,35 @@ fn of_status(status: &Status, pause: Option<Duration>) -> Answer {
         .map(|details| details.retry_after_seconds)
         .filter(|secs| *secs > 0)
         .map(|secs| Duration::from_secs(u64::from(secs.min(60))));
+    // The message is the same for every budget; which one it is, and what it lacks, says the cause.
+    let said = details.iter().flat_map(|details| &details.causes);
+    let mut message = status.message.clone();
+    for cause in said.filter(|cause| !cause.message.is_empty()) {
+        message.push(' ');
+        message.push_str(&cause.message);
+    }
     Answer::read(RawAnswer {
         code: status.code,
         reason: &status.reason,
-        message: &status.message,
+        message: &message,
         is_status: status.reason != NO_STATUS,
         causes: &causes,
         retry_after: asked.or(pause),
     })
+}
+
+/// What people are told of an answer at once, in the planner's words: nothing of one that heals by itself
+/// in a moment.
+#[must_use]
+pub fn told(answer: &Answer) -> Option<(Reason, &str)> {
+    match answer {
+        Answer::Accepted | Answer::Gone | Answer::Busy { .. } | Answer::NamespaceTerminating => None,
+        Answer::Budget { text } => Some((Reason::BudgetBlocks, text)),
+        Answer::Denied { text } => Some((Reason::WebhookDenies, text)),
+        Answer::ManyBudgets => Some((Reason::ManyBudgets, "more than one budget selects it")),
+        Answer::Forbidden { text } => Some((Reason::EvictForbidden, text)),
+        Answer::Again { text } => Some((Reason::EvictFails, text)),
+    }
 }
 
 /// A bounded word for metrics.
@@ -171,6 +192,21 @@ mod tests {
             assert_eq!(class(&answer), expected, "{status}");
         }
         assert_eq!(class(&read(&Ok(()), None)), "Accepted");
+    }
+
+    #[test]
+    fn a_budget_that_blocks_is_named_by_its_own_words() {
+        let status = refused(
+            429,
+            "TooManyRequests",
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+            json!({"causes": [{"reason": "DisruptionBudget", "message": "web needs 2 healthy pods and has 2"}]}),
+        );
+        let status: Status = serde_json::from_value(status).unwrap();
+        let answer = read::<()>(&Err(kube::Error::Api(Box::new(status))), None);
+        let (reason, text) = told(&answer).unwrap();
+        assert_eq!(reason, Reason::BudgetBlocks);
+        assert!(text.ends_with("web needs 2 healthy pods and has 2"), "{text}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use kube::{
 };
 use tokio::time::Instant;
 
+/// The name under which the coordinator says things.
+pub const REPORTER: &str = "drydock-coordinator";
 /// The same words on the same object are not repeated within this time.
 const REPEAT_AFTER: Duration = Duration::from_secs(600);
 /// At most so many at once.
@@ -44,7 +46,7 @@ impl Events {
     #[must_use]
     pub fn new(client: Client, identity: &str) -> Self {
         let reporter = Reporter {
-            controller: "drydock-coordinator".to_owned(),
+            controller: REPORTER.to_owned(),
             instance: Some(identity.chars().take(128).collect()),
         };
         Self {

@@ -9,11 +9,11 @@ pub mod answer;
 mod events;
 mod objects;
 
-pub use events::Events;
+pub use events::{Events, REPORTER};
 
 use std::time::Duration;
 
-use drydock_plan::{Action, PodRef, SpecChange};
+use drydock_plan::{Action, EventTarget, PodRef, SpecChange};
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::{core::v1::Pod, policy::v1::Eviction};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
@@ -292,13 +292,14 @@ impl Executor<'_> {
         let answer = answer::read(&answered, self.busy_pause());
         let class = answer::class(&answer);
         self.metrics.eviction(class);
-        tracing::info!(
-            node,
-            attempt,
-            pod = format!("{}/{}", pod.namespace, pod.name),
-            answer = class,
-            "eviction"
-        );
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        tracing::info!(node, attempt, pod = name, answer = class, "eviction");
+        if let Some((reason, text)) = answer::told(&answer) {
+            tracing::debug!(node, pod = name, text, "what the server said");
+            let on = EventTarget::Node(node.to_owned());
+            let uid = self.uid_of(&on);
+            self.events.say(on, uid, reason, format!("{name}: {text}")).await;
+        }
         self.observer.drains.answered(node, &pod.uid, answer);
         Ok(())
     }

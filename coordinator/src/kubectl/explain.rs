@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use drydock_plan::{Note, Reason};
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, api::ListParams};
 use serde_json::json;
 
 use super::{
@@ -10,6 +12,10 @@ use super::{
     show::{notes_json, or_dash, short, write_json},
     status::running,
 };
+use crate::execute::REPORTER;
+
+/// The last so many Events are shown.
+const MAX_EVENTS: usize = 10;
 
 /// What is to be explained.
 #[derive(Debug, clap::Args)]
@@ -31,7 +37,7 @@ pub(super) async fn main(
     if let Ok(reason) = name.parse::<Reason>() {
         return every_reason(&[reason], output, out);
     }
-    let snapshot = Snapshot::read(config).await?;
+    let snapshot = Snapshot::read(config.clone()).await?;
     let plan = &snapshot.plan;
     let found = plan.nodes.get(&name).map(|node| &node.notes);
     let found = found.or_else(|| plan.policies.get(&name).map(|policy| &policy.notes));
@@ -46,6 +52,7 @@ pub(super) async fn main(
     }
     if plan.nodes.contains_key(&name) {
         node(&snapshot, &name, out)?;
+        told(&name, config, out).await?;
     } else {
         writeln!(out, "Policy {name}")?;
     }
@@ -65,6 +72,33 @@ fn every_reason(reasons: &[Reason], output: Output, out: &mut impl Write) -> any
     }
     for reason in reasons {
         writeln!(out, "{reason}\n  {}", reason.explain())?;
+    }
+    Ok(())
+}
+
+/// What the coordinator lately said of the node. What an eviction was answered with, only it knows.
+async fn told(name: &str, config: kube::Config, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
+    let events = Api::<Event>::namespaced(super::client(config)?, "default");
+    let params = ListParams::default().fields(&format!("regarding.kind=Node,regarding.name={name}"));
+    let Ok(mut found) = events.list(&params).await.map(|list| list.items) else {
+        writeln!(
+            out,
+            "Its Events cannot be read; may you list events in the namespace default?"
+        )?;
+        return Ok(());
+    };
+    found.retain(|event| event.reporting_controller.as_deref() == Some(REPORTER));
+    found.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
+    let skip = found.len().saturating_sub(MAX_EVENTS);
+    for event in found.into_iter().skip(skip) {
+        let at = event.event_time.map(|time| time.0.to_string());
+        writeln!(
+            out,
+            "{} said {}: {}",
+            or_dash(at.as_deref()),
+            or_dash(event.reason.as_deref()),
+            or_dash(event.note.as_deref())
+        )?;
     }
     Ok(())
 }

@@ -2,8 +2,10 @@
 //! precondition, and that no plan is made from anything older than its own last write.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod agent;
 mod election;
 mod execution;
+mod rollout;
 
 use std::time::Duration;
 
@@ -39,13 +41,12 @@ pub fn node(name: &str) -> Value {
     })
 }
 
-/// A pod of a ReplicaSet on that node, Ready.
+/// A pod on that node, Ready. Nothing owns it: an owner that is not there would have it collected.
 pub fn pod(name: &str, node: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": name, "namespace": "default", "labels": {"app": "web"},
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "u", "controller": true}],
         },
         "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
