@@ -9,4 +9,5 @@ pub mod firmware;
 pub mod image;
 pub mod node;
 pub mod observer;
+pub mod sweep;
 pub mod workload;

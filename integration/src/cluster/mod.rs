@@ -21,7 +21,7 @@ use url::Url;
 use crate::apiserver::{ApiServer, ServerConfig};
 use crate::firmware::LoaderKind;
 use crate::node::{
-    Behaviour, Catalog, FirstImages, Install, Installed, NodePace, NodeSpec, SimNode, install,
+    Behaviour, Catalog, FirstImages, Install, Installed, NodePace, NodeSpec, Saboteur, SimNode, install,
 };
 use crate::observer::{Cast, Knowledge, KnownRelease};
 use crate::workload;
@@ -58,6 +58,10 @@ pub struct ClusterPlan {
     pub policy_pace: PolicyPace,
     /// When nodes may be disrupted.
     pub window: OpenWindow,
+    /// The one node that the policy selects; none: all of them.
+    pub only: Option<String>,
+    /// Who may kill the nodes' processes.
+    pub saboteur: Arc<dyn Saboteur>,
 }
 
 /// A running cluster.
@@ -87,7 +91,9 @@ fn node_name(number: usize) -> String {
     format!("node-{}", number + 1)
 }
 
-fn agent_user(node: &str) -> String {
+/// The user that a node's agent writes as.
+#[must_use]
+pub fn agent_user(node: &str) -> String {
     format!("drydock-agent:{node}")
 }
 
@@ -175,7 +181,11 @@ impl SimCluster {
     /// # Errors
     /// What the API says against it.
     pub fn apply_policy(&self) -> anyhow::Result<()> {
-        self.put(objects::policy(&self.plan.window, &self.plan.policy_pace))
+        let mut policy = objects::policy(&self.plan.window, &self.plan.policy_pace);
+        if let Some(only) = &self.plan.only {
+            policy["spec"]["nodeSelector"] = json!({"matchLabels": {"kubernetes.io/hostname": only}});
+        }
+        self.put(policy)
     }
 
     async fn start_controllers(&mut self) -> anyhow::Result<()> {
@@ -240,6 +250,7 @@ impl SimCluster {
             pace: self.plan.node_pace.clone(),
             kubelet: self.api.client(&format!("system:node:{name}")).await?,
             agent: self.api.client(&agent_user(&name)).await?,
+            saboteur: self.plan.saboteur.clone(),
             name,
         };
         Ok(SimNode::power_on(spec, self.eye.clone(), self.catalog.clone()))
@@ -276,6 +287,12 @@ impl SimCluster {
         // What is still on its way in another thread does not arrive.
         self.api.hooks().cut_off(name);
         drop(self.replicas.remove(name));
+    }
+
+    /// The names of the replicas that were started and not killed.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<String> {
+        self.replicas.keys().cloned().collect()
     }
 
     /// Builds a release, and tells the observer of it.

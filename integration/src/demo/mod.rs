@@ -9,6 +9,6 @@ mod view;
 
 pub use options::DemoOptions;
 pub use screen::{LiveScreen, PlainScreen, Screen};
-pub use story::{Story, StoryImages};
+pub use story::{Story, StoryImages, plan};
 pub use summary::{Verdict, judge, print};
 pub use view::Snapshot;

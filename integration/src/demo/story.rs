@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use super::view::{Snapshot, bytes, short};
 use crate::cluster::{Built, ClusterPlan, OpenWindow, PolicyPace, ReleaseImages, ReplicaPace, SimCluster};
 use crate::firmware::LoaderKind;
 use crate::image::{HostFiles, Marker, PackSpec, pack};
-use crate::node::{Behaviour, NodePace};
+use crate::node::{Behaviour, NoSabotage, NodePace};
 
 /// The versions of the three releases.
 pub const VERSIONS: [&str; 3] = ["1.0.0", "2.0.0", "2.1.0"];
@@ -140,7 +141,7 @@ impl Story {
              on a disk image with two slots. Each node's loader picks the slot by the disk's boot bits.",
         );
         screen.say("building and signing the first release; installing the nodes");
-        let cluster = SimCluster::start(plan(folder, &images, nodes)).await?;
+        let cluster = SimCluster::start(plan(folder, &images.releases[0], images.room, nodes)).await?;
         let patience = Duration::from_secs(60) + Duration::from_secs(20) * u32::try_from(nodes)?;
         let story = Self {
             cluster,
@@ -364,15 +365,17 @@ fn draining(node: &super::view::NodeRow) -> bool {
     node.cordoned && node.docked && node.pods > 0
 }
 
-fn plan(folder: &Path, images: &StoryImages, nodes: usize) -> ClusterPlan {
+/// A cluster whose lengths of time are short enough to be watched.
+#[must_use]
+pub fn plan(folder: &Path, first: &ReleaseImages, room: (u64, u64), nodes: usize) -> ClusterPlan {
     let secs = Duration::from_secs;
     let millis = Duration::from_millis;
     ClusterPlan {
         nodes,
         coordinators: 2,
         folder: folder.to_owned(),
-        first: images.releases[0].clone(),
-        room: images.room,
+        first: first.clone(),
+        room,
         loaders: vec![LoaderKind::GptPrio, LoaderKind::Vboot],
         node_pace: NodePace {
             boot: millis(1200),
@@ -417,5 +420,7 @@ fn plan(folder: &Path, images: &StoryImages, nodes: usize) -> ClusterPlan {
             expected: secs(60),
         },
         window: OpenWindow::around(Timestamp::now()),
+        only: None,
+        saboteur: Arc::new(NoSabotage),
     }
 }

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use drydock_updater::disk::gate::{WriteEvent, WriteGate, WriteKind};
 use drydock_updater::disk::layout::DiskLayout;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::catalog::{Catalog, partition_of};
+use super::process::Kind;
 use crate::cluster::Eye;
 use crate::firmware::{Gpt, LoaderKind, choose};
 use crate::observer::{Content, Place, Seen, SlotId, TableView};
@@ -115,9 +117,46 @@ pub fn table_view(disk: &Path, loader: LoaderKind) -> Option<TableView> {
     })
 }
 
+/// On which side of a write a process dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The write did not happen.
+    Before,
+    /// It did, and nothing after it.
+    After,
+}
+
+/// Decides, write by write, whether the process that writes dies there.
+pub trait Saboteur: Send + Sync {
+    /// Does this process of this node die at this write?
+    fn dies(&self, node: &str, kind: Kind, side: Side, event: &WriteEvent<'_>) -> bool;
+}
+
+/// Lets every process live.
+pub struct NoSabotage;
+
+impl Saboteur for NoSabotage {
+    fn dies(&self, _: &str, _: Kind, _: Side, _: &WriteEvent<'_>) -> bool {
+        false
+    }
+}
+
+/// Whose gate it is.
+pub struct GateKeeper {
+    /// The node.
+    pub node: String,
+    /// The process.
+    pub kind: Kind,
+    /// Who may kill it.
+    pub saboteur: Arc<dyn Saboteur>,
+}
+
 /// The gate of one process of one boot of a node. After [`NodeGate::cut`] nothing is written any more.
 pub struct NodeGate {
     node: String,
+    kind: Kind,
+    saboteur: Arc<dyn Saboteur>,
+    killed: CancellationToken,
     disk: PathBuf,
     loader: LoaderKind,
     running: SlotId,
@@ -135,7 +174,7 @@ impl NodeGate {
     /// # Errors
     /// If the disk cannot be read.
     pub fn new(
-        node: &str,
+        keeper: GateKeeper,
         disk: &Path,
         loader: LoaderKind,
         running: SlotId,
@@ -152,7 +191,10 @@ impl NodeGate {
             }
         }
         Ok(Self {
-            node: node.to_owned(),
+            node: keeper.node,
+            kind: keeper.kind,
+            saboteur: keeper.saboteur,
+            killed: CancellationToken::new(),
             disk: disk.to_owned(),
             loader,
             running,
@@ -164,9 +206,24 @@ impl NodeGate {
         })
     }
 
-    /// The power is gone: every later write fails.
+    /// The process is dead: every later write fails, and it is told to end.
     pub fn cut(&self) {
         self.dead.store(true, Ordering::SeqCst);
+        self.killed.cancel();
+    }
+
+    /// Ends when the process is to end.
+    #[must_use]
+    pub fn killed(&self) -> CancellationToken {
+        self.killed.clone()
+    }
+
+    fn sabotaged(&self, side: Side, event: &WriteEvent<'_>) -> bool {
+        let dies = self.saboteur.dies(&self.node, self.kind, side, event);
+        if dies {
+            self.cut();
+        }
+        dies
     }
 
     fn place(&self, offset: u64, len: u64) -> Place {
@@ -204,9 +261,9 @@ impl NodeGate {
 }
 
 impl WriteGate for NodeGate {
-    fn before(&self, _event: &WriteEvent<'_>) -> io::Result<()> {
-        if self.dead.load(Ordering::SeqCst) {
-            return Err(io::Error::other("the node has no power"));
+    fn before(&self, event: &WriteEvent<'_>) -> io::Result<()> {
+        if self.dead.load(Ordering::SeqCst) || self.sabotaged(Side::Before, event) {
+            return Err(io::Error::other("the process was killed"));
         }
         Ok(())
     }
@@ -224,6 +281,9 @@ impl WriteGate for NodeGate {
             if place == Place::Table {
                 self.look_at_table();
             }
+        }
+        if self.sabotaged(Side::After, event) {
+            return Err(io::Error::other("the process was killed"));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::{Behaviour, BuiltImages, Catalog};
-use super::disk::{NodeGate, kernel_type, table_view};
+use super::disk::{GateKeeper, NodeGate, Saboteur, kernel_type, table_view};
 use super::kubelet::{self, KubeletSpec};
 use super::process::{Kernel, Kind, Process, Unit};
 use crate::cluster::Eye;
@@ -59,6 +59,8 @@ pub struct NodeSpec {
     pub kubelet: Client,
     /// The agent's link to the API.
     pub agent: Client,
+    /// Who may kill its processes.
+    pub saboteur: Arc<dyn Saboteur>,
 }
 
 /// What a node is doing, for whoever looks at the simulation.
@@ -337,8 +339,13 @@ impl Hull {
     fn unit(&self, tasks: &mut JoinSet<()>, kind: Kind, slot: SlotId, kernel: &Arc<Kernel>) -> Process {
         let (spec, eye, catalog) = (self.spec.clone(), self.eye.clone(), self.catalog.clone());
         let gate = move || {
+            let keeper = GateKeeper {
+                node: spec.name.clone(),
+                kind,
+                saboteur: spec.saboteur.clone(),
+            };
             NodeGate::new(
-                &spec.name,
+                keeper,
                 &spec.disk,
                 spec.loader,
                 slot,

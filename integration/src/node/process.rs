@@ -104,7 +104,7 @@ impl Outside for Kernel {
 }
 
 /// Which of the two processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `drydock-updater guard`.
     Guard,
@@ -115,7 +115,6 @@ pub enum Kind {
 /// One run of a process, from start to end.
 struct Run {
     gate: Arc<NodeGate>,
-    killed: CancellationToken,
 }
 
 /// A process that is kept running for one boot.
@@ -129,16 +128,12 @@ impl Process {
     pub fn kill(&self) {
         if let Some(run) = self.run.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             run.gate.cut();
-            run.killed.cancel();
         }
     }
 
     fn begin(&self, gate: Arc<NodeGate>) -> CancellationToken {
-        let killed = CancellationToken::new();
-        let run = Run {
-            gate,
-            killed: killed.clone(),
-        };
+        let killed = gate.killed();
+        let run = Run { gate };
         *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);
         killed
     }
