@@ -157,8 +157,18 @@ impl SimCluster {
             .await
             .context("reading the first root")?;
         let repository = objects::repository(self.files.url(), &root, self.plan.replica_pace.refresh);
-        let workloads = objects::workloads(self.plan.nodes);
-        for object in repository.into_iter().chain(workloads) {
+        for object in repository {
+            self.put(object)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the workloads: two Deployments, one of them with a budget, and a DaemonSet.
+    ///
+    /// # Errors
+    /// What the API says against it.
+    pub fn apply_workloads(&self) -> anyhow::Result<()> {
+        for object in objects::workloads(self.plan.nodes) {
             self.put(object)?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use drydock_api::SpanText;
+use drydock_api::{DrainMode, SpanText};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use url::Url;
@@ -109,6 +109,8 @@ pub struct PolicyPace {
     pub soak: Duration,
     /// What drain, reboot and way back are expected to take.
     pub expected: Duration,
+    /// Whether pods are evicted; where they have nowhere to go they are not.
+    pub drain_mode: DrainMode,
 }
 
 /// One node at a time, one canary, inside the window, halted by the first failure.
@@ -121,7 +123,7 @@ pub fn policy(window: &OpenWindow, pace: &PolicyPace) -> Value {
         "release": {"channel": CHANNEL},
         "windows": [window.spec()],
         "strategy": {"maxUnavailable": 1, "canaries": 1, "soak": span(pace.soak), "failureThreshold": 1},
-        "drain": {"timeout": span(pace.drain)},
+        "drain": {"mode": pace.drain_mode, "timeout": span(pace.drain)},
         "health": {"deadline": span(pace.health), "confirmWait": span(pace.confirm_wait)},
         "expected": {"drain": expected, "reboot": expected, "wayBack": expected},
     }})

@@ -1,12 +1,14 @@
 //! The demo: a cluster upgrades itself before one's eyes, loses its coordinator in the middle, meets a
 //! bad release and stops by itself; an observer checks all the way that nothing happened that must not.
 
+mod insight;
 mod options;
 mod screen;
 mod story;
 mod summary;
 mod view;
 
+pub use insight::Insight;
 pub use options::DemoOptions;
 pub use screen::{LiveScreen, PlainScreen, Screen};
 pub use story::{Story, StoryImages, plan};

@@ -42,7 +42,9 @@ impl Changes {
     fn since(&mut self, now: &Snapshot) -> Vec<String> {
         let mut lines = Vec::new();
         for node in &now.nodes {
-            let is = (node.phase.clone(), node.why.clone());
+            // The particulars change all the time; the reason is what counts.
+            let reason = node.why.split(':').next().unwrap_or_default().to_owned();
+            let is = (node.phase.clone(), reason);
             if self.phases.get(&node.name) != Some(&is) && !node.phase.is_empty() {
                 lines.push(format!("{:<8} {:<11} {}", node.name, node.phase, why(node)));
                 self.phases.insert(node.name.clone(), is);
@@ -68,10 +70,11 @@ fn why(node: &NodeRow) -> String {
         .filter(|attempt| attempt.state == drydock_api::outcome::FAILED);
     match (&node.status.last_error, failed) {
         (Some(error), _) => format!("{}: {}", error.code, error.text),
-        (None, Some(failed)) if node.why != "UpToDate" => {
+        (None, Some(failed)) if matches!(node.phase.as_str(), "Idle" | "GoingBack" | "Leaving") => {
             let code = failed.code.clone().unwrap_or_default();
             format!("{} failed here: {code}", short(&failed.digest))
         }
+        _ if node.why.is_empty() && node.phase == "Idle" && node.ready => "up to date".to_owned(),
         _ => node.why.clone(),
     }
 }
@@ -233,6 +236,9 @@ fn table(now: &Snapshot) -> Vec<String> {
         "NODE", "PHASE", "SLOTS", "RUNNING", "REUSED", "FETCHED", "PODS", "WHY IT WAITS"
     ));
     lines.extend(now.nodes.iter().map(node_line));
+    lines.push(format!(
+        " {DIM}* runs   + marked good   ? on trial   # cordoned{PLAIN}"
+    ));
     for halt in &now.halts {
         lines.push(" ".to_owned());
         let version = halt.spec.version.clone().unwrap_or_default();

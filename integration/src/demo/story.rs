@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use drydock_api::DrainMode;
 use drydock_plan::Timings;
 use jiff::Timestamp;
 
+use super::insight::Insight;
 use super::screen::Screen;
 use super::view::{Snapshot, bytes, short};
 use crate::cluster::{Built, ClusterPlan, OpenWindow, PolicyPace, ReleaseImages, ReplicaPace, SimCluster};
@@ -120,6 +122,7 @@ impl StoryImages {
 pub struct Story {
     /// The cluster.
     pub cluster: SimCluster,
+    insight: Insight,
     images: StoryImages,
     patience: Duration,
 }
@@ -143,11 +146,19 @@ impl Story {
         screen.say("building and signing the first release; installing the nodes");
         let cluster = SimCluster::start(plan(folder, &images.releases[0], images.room, nodes)).await?;
         let patience = Duration::from_secs(60) + Duration::from_secs(20) * u32::try_from(nodes)?;
+        let insight = Insight::begin(cluster.api.config("onlooker").await?);
         let story = Self {
             cluster,
+            insight,
             images,
             patience,
         };
+        story
+            .until(screen, "every node to be Ready", |now| {
+                now.nodes.iter().all(|node| node.ready)
+            })
+            .await?;
+        story.cluster.apply_workloads()?;
         story
             .until(screen, "every node to be Ready and all pods to run", |now| {
                 let up = now.nodes.iter().all(|node| node.ready);
@@ -183,22 +194,14 @@ impl Story {
             "Every agent writes the release into the slot that is not running, mostly from what the node\n\
              has already. Then, inside the window: cordon, drain, reboot, prove, commit, uncordon.",
         );
-        self.until(screen, "a node to be drained", |now| {
-            now.nodes.iter().any(draining)
-        })
-        .await?;
-        if let Some(leader) = self.cluster.leader() {
-            screen.alarm(&format!(
-                "{leader}, which leads, is killed in the middle of a drain"
-            ));
-            self.cluster.kill_replica(&leader);
-            let digest = built.digest.clone();
-            self.until(screen, "the other coordinator to lead", |now| {
-                now.leader.as_ref().is_some_and(|now| *now != leader)
-                    || now.nodes.iter().all(|node| runs(node, &digest))
+        let digest = built.digest.clone();
+        let drained = self
+            .until(screen, "pods to leave a node", |now| {
+                now.nodes.iter().any(draining) || now.nodes.iter().all(|node| runs(node, &digest))
             })
             .await?;
-            self.cluster.start_replica("coordinator-3").await?;
+        if drained.nodes.iter().any(draining) {
+            self.kill_leader(screen).await?;
         }
         let digest = built.digest;
         self.until(screen, "every node to run the second release", |now| {
@@ -215,12 +218,29 @@ impl Story {
         Ok(())
     }
 
+    async fn kill_leader(&mut self, screen: &mut dyn Screen) -> anyhow::Result<()> {
+        let Some(leader) = self.cluster.leader() else {
+            return Ok(());
+        };
+        screen.alarm(&format!(
+            "{leader}, which leads, is killed in the middle of a drain"
+        ));
+        self.cluster.kill_replica(&leader);
+        self.until(screen, "the other coordinator to lead", |now| {
+            now.leader.as_ref().is_some_and(|now| *now != leader)
+        })
+        .await?;
+        // As a Deployment would: another pod takes the dead one's place.
+        self.cluster.start_replica("coordinator-3").await
+    }
+
     /// The third release boots but is not healthy: the first node goes back, and nobody follows.
     ///
     /// # Errors
     /// If that is not what happens.
     pub async fn bad_release(&mut self, screen: &mut dyn Screen) -> anyhow::Result<()> {
-        let before: Vec<String> = Snapshot::take(&self.cluster)
+        let before: Vec<String> = self
+            .look()
             .nodes
             .iter()
             .filter_map(|node| node.status.running.clone())
@@ -256,7 +276,7 @@ impl Story {
         }
         // Time for whoever would make a mistake now.
         self.linger(screen, Duration::from_secs(3)).await;
-        let now = Snapshot::take(&self.cluster);
+        let now = self.look();
         let after: Vec<String> = now
             .nodes
             .iter()
@@ -300,9 +320,15 @@ impl Story {
         Ok(built)
     }
 
+    /// The cluster as it is now.
+    #[must_use]
+    pub fn look(&self) -> Snapshot {
+        Snapshot::take(&self.cluster, &self.insight)
+    }
+
     /// Reused and fetched bytes of all nodes together.
     fn bytes(&self) -> (i64, i64) {
-        let now = Snapshot::take(&self.cluster);
+        let now = self.look();
         let progress = now.nodes.iter().filter_map(|node| node.status.progress.as_ref());
         progress.fold((0, 0), |(reused, fetched), progress| {
             (reused + progress.reused_bytes, fetched + progress.fetched_bytes)
@@ -315,7 +341,7 @@ impl Story {
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                () = tokio::time::sleep(LOOK) => screen.show(&Snapshot::take(&self.cluster)),
+                () = tokio::time::sleep(LOOK) => screen.show(&self.look()),
             }
         }
     }
@@ -337,7 +363,7 @@ impl Story {
     ) -> anyhow::Result<Snapshot> {
         let begun = Instant::now();
         loop {
-            let now = Snapshot::take(&self.cluster);
+            let now = self.look();
             screen.show(&now);
             if so(&now) {
                 return Ok(now);
@@ -362,7 +388,7 @@ fn at_rest(node: &super::view::NodeRow) -> bool {
 }
 
 fn draining(node: &super::view::NodeRow) -> bool {
-    node.cordoned && node.docked && node.pods > 0
+    node.cordoned && node.docked && node.leaving > 0
 }
 
 /// A cluster whose lengths of time are short enough to be watched.
@@ -418,6 +444,12 @@ pub fn plan(folder: &Path, first: &ReleaseImages, room: (u64, u64), nodes: usize
             confirm_wait: secs(40),
             soak: secs(2),
             expected: secs(60),
+            // The pods of the only node have nowhere to go.
+            drain_mode: if nodes == 1 {
+                DrainMode::None
+            } else {
+                DrainMode::Evict
+            },
         },
         window: OpenWindow::around(Timestamp::now()),
         only: None,

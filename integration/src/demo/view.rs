@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::insight::Insight;
 use crate::cluster::{POLICY, SHOP, SimCluster};
 
 /// One look at the cluster.
@@ -46,6 +47,8 @@ pub struct NodeRow {
     pub status: NodeUpgradeStatus,
     /// Pods on it that a drain has to move.
     pub pods: usize,
+    /// Of these, those that are on their way out.
+    pub leaving: usize,
 }
 
 /// One app.
@@ -70,7 +73,7 @@ impl Snapshot {
 
     /// Looks at the cluster.
     #[must_use]
-    pub fn take(cluster: &SimCluster) -> Self {
+    pub fn take(cluster: &SimCluster, insight: &Insight) -> Self {
         let policy: Option<UpgradePolicy> = typed(
             cluster
                 .api
@@ -91,15 +94,23 @@ impl Snapshot {
             .into_iter()
             .map(|name| {
                 let object = cluster.api.get("", "nodes", "", &name);
-                let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == name.as_str());
-                let moving = here.filter(|pod| pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet");
-                row(
-                    &name,
-                    object.as_deref(),
-                    upgrades.get(&name),
-                    &policy,
-                    moving.count(),
-                )
+                let moving: Vec<_> = pods
+                    .iter()
+                    .filter(|pod| pod["spec"]["nodeName"] == name.as_str())
+                    .filter(|pod| pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet")
+                    .collect();
+                let leaving = moving
+                    .iter()
+                    .filter(|pod| pod["metadata"]["deletionTimestamp"].is_string());
+                let (pods, leaving) = (moving.len(), leaving.count());
+                let row = row(&name, object.as_deref(), upgrades.get(&name), &policy);
+                let why = insight.why(&name, &row.why);
+                NodeRow {
+                    pods,
+                    leaving,
+                    why,
+                    ..row
+                }
             })
             .collect();
         let halts = cluster.api.list("drydock.dev", "releasehalts", "");
@@ -117,13 +128,7 @@ fn typed<T: DeserializeOwned>(object: Option<&Arc<Value>>) -> Option<T> {
     serde_json::from_value(Value::clone(object?)).ok()
 }
 
-fn row(
-    name: &str,
-    node: Option<&Value>,
-    upgrade: Option<&NodeUpgrade>,
-    policy: &PolicyStatus,
-    pods: usize,
-) -> NodeRow {
+fn row(name: &str, node: Option<&Value>, upgrade: Option<&NodeUpgrade>, policy: &PolicyStatus) -> NodeRow {
     let conditions = node
         .and_then(|node| node.pointer("/status/conditions"))
         .and_then(Value::as_array);
@@ -149,7 +154,8 @@ fn row(
         status: upgrade
             .and_then(|upgrade| upgrade.status.clone())
             .unwrap_or_default(),
-        pods,
+        pods: 0,
+        leaving: 0,
     }
 }
 
@@ -172,7 +178,10 @@ fn apps(cluster: &SimCluster) -> Vec<AppRow> {
 /// Bytes as people read them.
 #[must_use]
 pub fn bytes(count: i64) -> String {
-    let count = count.max(0) as f64;
+    if count <= 0 {
+        return "-".to_owned();
+    }
+    let count = count as f64;
     let mib = count / f64::from(1 << 20);
     if mib >= 0.1 {
         format!("{mib:.1} MiB")
