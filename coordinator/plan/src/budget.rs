@@ -13,91 +13,101 @@ use crate::{
 /// Places that this plan has already given out: Node to policy.
 pub(crate) type Given<'a> = BTreeMap<&'a str, &'a str>;
 
-/// Whether `node` may be taken for `policy`, on what is unavailable now and on what this plan has given.
-pub(crate) fn allows(
-    scene: &Scene<'_>,
-    policy: &PolicyScene<'_>,
-    node: &NodeView,
-    digest: &str,
-    given: &Given<'_>,
-) -> Result<(), Note> {
-    let out = |other: &NodeView| scene.unavailable(other) || given.contains_key(other.name.as_str());
-    budget(policy, node, &out)?;
-    topology(scene, policy, node, given, &out)?;
-    control_plane(scene, node, &out)?;
-    canaries(scene, policy, digest)
+/// What is unavailable now and by what this plan has given, counted once for all nodes of a policy that ask.
+pub(crate) struct Limits<'s, 'a> {
+    scene: &'s Scene<'a>,
+    policy: &'s PolicyScene<'a>,
+    given: &'s Given<'a>,
+    /// Unavailable nodes of the policy.
+    out: usize,
+    /// By topology key: each domain with an unavailable node.
+    domains: BTreeMap<&'s str, Domains<'a>>,
+    /// Unavailable control-plane nodes.
+    control_plane: Vec<&'a str>,
+    /// The canaries' verdict by release.
+    canaries: BTreeMap<String, Result<(), Note>>,
 }
 
-fn budget(policy: &PolicyScene<'_>, node: &NodeView, out: &impl Fn(&NodeView) -> bool) -> Result<(), Note> {
-    let strategy = &policy.object.spec.strategy;
-    let max = max_unavailable(&strategy.max_unavailable, policy.nodes.len())
-        .map_err(|text| Note::new(Reason::NotAccepted, text))?;
-    // A node already down costs nothing more.
-    let others = policy
-        .nodes
-        .iter()
-        .filter(|other| other.name != node.name && out(other))
-        .count();
-    if others < max {
-        Ok(())
-    } else {
+/// An unavailable node for each value of one label that has any.
+type Domains<'a> = BTreeMap<Option<&'a str>, &'a str>;
+
+impl<'s, 'a> Limits<'s, 'a> {
+    pub(crate) fn new(scene: &'s Scene<'a>, policy: &'s PolicyScene<'a>, given: &'s Given<'a>) -> Self {
+        let out = |node: &NodeView| scene.unavailable(node) || given.contains_key(node.name.as_str());
+        // By the key of this policy, and by that of every policy that has a node in dock.
+        let docked = scene.in_dock.values().chain(given.values());
+        let keys = docked
+            .filter_map(|name| scene.policies.get(*name))
+            .chain([policy])
+            .filter_map(|policy| policy.object.spec.strategy.topology_key.as_deref());
+        let mut domains: BTreeMap<&str, Domains<'a>> = keys.map(|key| (key, BTreeMap::new())).collect();
+        let mut control_plane = Vec::new();
+        for node in scene.world.nodes.values().filter(|node| out(node)) {
+            for (key, domains) in &mut domains {
+                let domain = node.labels.get(*key).map(String::as_str);
+                domains.entry(domain).or_insert(&node.name);
+            }
+            if node.is_control_plane() {
+                control_plane.push(node.name.as_str());
+            }
+        }
+        Self {
+            scene,
+            policy,
+            given,
+            out: policy.nodes.iter().filter(|node| out(node)).count(),
+            domains,
+            control_plane,
+            canaries: BTreeMap::new(),
+        }
+    }
+
+    /// Whether `node` may be taken for this release.
+    pub(crate) fn allow(&mut self, node: &NodeView, digest: &str) -> Result<(), Note> {
+        let counted = self.scene.unavailable(node) || self.given.contains_key(node.name.as_str());
+        self.budget(counted)?;
+        self.topology(node)?;
+        if node.is_control_plane()
+            && let Some(other) = self.control_plane.iter().find(|other| **other != node.name)
+        {
+            return Err(Note::new(Reason::ControlPlane, format!("{other} is unavailable")));
+        }
+        let (scene, policy) = (self.scene, self.policy);
+        self.canaries
+            .entry(digest.to_owned())
+            .or_insert_with(|| canaries(scene, policy, digest))
+            .clone()
+    }
+
+    /// A node already down costs nothing more.
+    fn budget(&self, counted: bool) -> Result<(), Note> {
+        let strategy = &self.policy.object.spec.strategy;
+        let max = max_unavailable(&strategy.max_unavailable, self.policy.nodes.len())
+            .map_err(|text| Note::new(Reason::NotAccepted, text))?;
+        let others = self.out - usize::from(counted);
+        if others < max {
+            return Ok(());
+        }
         Err(Note::new(
             Reason::Budget,
             format!("{others} of at most {max} are unavailable"),
         ))
     }
-}
 
-/// Nodes may be unavailable in one domain only: by the key of this policy, and by that of every policy
-/// that has a node in dock.
-fn topology(
-    scene: &Scene<'_>,
-    policy: &PolicyScene<'_>,
-    node: &NodeView,
-    given: &Given<'_>,
-    out: &impl Fn(&NodeView) -> bool,
-) -> Result<(), Note> {
-    let docked = scene.in_dock.values().chain(given.values());
-    let mut keys: Vec<&str> = docked
-        .filter_map(|name| scene.policies.get(*name))
-        .chain([policy])
-        .filter_map(|policy| policy.object.spec.strategy.topology_key.as_deref())
-        .collect();
-    keys.sort_unstable();
-    keys.dedup();
-    for key in keys {
-        let domain = node.labels.get(key);
-        let elsewhere = scene
-            .world
-            .nodes
-            .values()
-            .find(|other| other.name != node.name && out(other) && other.labels.get(key) != domain);
-        if let Some(other) = elsewhere {
-            let domain = other.labels.get(key).map_or("none", String::as_str);
-            return Err(Note::new(
-                Reason::Topology,
-                format!("{} is unavailable in {key} {domain}", other.name),
-            ));
+    /// Nodes may be unavailable in one domain only.
+    fn topology(&self, node: &NodeView) -> Result<(), Note> {
+        for (key, domains) in &self.domains {
+            let own = node.labels.get(*key).map(String::as_str);
+            let elsewhere = domains.iter().find(|(domain, _)| **domain != own);
+            if let Some((domain, other)) = elsewhere {
+                let domain = domain.unwrap_or("none");
+                return Err(Note::new(
+                    Reason::Topology,
+                    format!("{other} is unavailable in {key} {domain}"),
+                ));
+            }
         }
-    }
-    Ok(())
-}
-
-fn control_plane(scene: &Scene<'_>, node: &NodeView, out: &impl Fn(&NodeView) -> bool) -> Result<(), Note> {
-    if !node.is_control_plane() {
-        return Ok(());
-    }
-    let other = scene
-        .world
-        .nodes
-        .values()
-        .find(|other| other.name != node.name && other.is_control_plane() && out(other));
-    match other {
-        Some(other) => Err(Note::new(
-            Reason::ControlPlane,
-            format!("{} is unavailable", other.name),
-        )),
-        None => Ok(()),
+        Ok(())
     }
 }
 

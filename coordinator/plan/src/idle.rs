@@ -135,12 +135,31 @@ fn wanted(
         && !records::failed_here(upgrade, &hop)
         && policy.accepted.yes()
         && (!spec.paused || upgrade.spec.stage);
+    if !upgrade.spec.stage
+        && idle
+            .notes
+            .first()
+            .is_some_and(|note| note.reason == Reason::Staging)
+        && let Some(note) = policy_waits(policy)
+    {
+        // Nothing is being staged: the policy keeps it from that.
+        idle.notes = vec![note];
+        idle.pending = false;
+    }
     idle.action = set_wish(scene, upgrade, Some(wish), may_stage);
     if idle.action.is_some() {
         // What it says of its staging was about another order.
         idle.ready = None;
     }
     idle
+}
+
+/// What keeps a policy from starting anything, staging too.
+fn policy_waits(policy: &PolicyScene<'_>) -> Option<Note> {
+    if !policy.accepted.yes() {
+        return Some(Note::new(Reason::NotAccepted, policy.accepted.wrong.join("; ")));
+    }
+    policy.object.spec.paused.then(|| Reason::Paused.into())
 }
 
 /// Whether the node itself is ready for this release, whatever policy and budget say.

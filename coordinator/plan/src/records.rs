@@ -121,6 +121,7 @@ pub(crate) fn failures(world: &World) -> BTreeMap<String, Vec<HaltEvidence>> {
             && let Some(dock) = &upgrade.spec.dock
             && let Some(report) = report(upgrade, &dock.attempt)
             && report.state == outcome::UNCONFIRMED
+            && !ended(upgrade, &dock.attempt)
             && class_of(world, node, upgrade, report, dock.granted).0 == AttemptClass::Failed
         {
             let code = report.code.clone().unwrap_or_else(|| report.state.clone());

@@ -158,13 +158,7 @@ fn conditions(
             policy.accepted.wrong.join("; "),
         )
     };
-    let halted = policy
-        .nodes
-        .iter()
-        .filter_map(|node| scene.world.upgrades.get(&node.name)?.spec.wish.as_ref())
-        .map(|wish| wish.digest.as_str())
-        .chain(policy.object.spec.release.digest.as_deref())
-        .find(|digest| scene.world.halts.contains_key(*digest));
+    let halted = halted(scene, policy);
     let halted = match halted {
         Some(digest) => (
             "Halted",
@@ -212,6 +206,50 @@ fn conditions(
         .into_iter()
         .map(|(type_, yes, reason, message)| condition(scene, policy, type_, yes, reason, &message))
         .collect()
+}
+
+/// A halted release that this policy's nodes run, were to run, or would run if it were not halted.
+fn halted<'s>(scene: &'s Scene<'_>, policy: &'s PolicyScene<'_>) -> Option<&'s str> {
+    let spec = &policy.object.spec;
+    let on_nodes = policy
+        .nodes
+        .iter()
+        .filter_map(|node| scene.world.upgrades.get(&node.name))
+        .flat_map(|upgrade| {
+            let wish = upgrade.spec.wish.as_ref().map(|wish| wish.digest.as_str());
+            let running = upgrade
+                .status
+                .as_ref()
+                .and_then(|status| status.running.as_deref());
+            [wish, running]
+        })
+        .flatten();
+    let channel = scene
+        .world
+        .repositories
+        .get(&spec.repository)
+        .zip(spec.release.channel.as_ref())
+        .and_then(|(repository, channel)| repository.channels.get(channel))
+        .map_or(&[][..], Vec::as_slice);
+    // Of the channel, what is newer than the release that is taken in its stead.
+    let newer = channel
+        .iter()
+        .rev()
+        .take_while(|release| {
+            !policy
+                .goal
+                .as_ref()
+                .is_ok_and(|goal| goal.digest == release.digest)
+        })
+        .filter(|release| !release.withdrawn)
+        .map(|release| release.digest.as_str());
+    spec.release
+        .digest
+        .as_deref()
+        .into_iter()
+        .chain(newer)
+        .chain(on_nodes)
+        .find(|digest| scene.world.halts.contains_key(*digest))
 }
 
 /// What the first node that is not done waits for.

@@ -32,6 +32,8 @@ pub(crate) struct Scene<'a> {
     pub selected_by: BTreeMap<&'a str, Vec<&'a str>>,
     /// Per Node in dock: the policy.
     pub in_dock: BTreeMap<&'a str, &'a str>,
+    /// Per Node name with a place: the policy and its entry.
+    pub entries: BTreeMap<&'a str, (&'a str, &'a DockEntry)>,
     /// Failures by digest.
     pub failures: BTreeMap<String, Vec<HaltEvidence>>,
 }
@@ -81,6 +83,7 @@ impl<'a> Scene<'a> {
             world,
             stale: stale(world),
             in_dock: in_dock(world),
+            entries: entries(world),
             failures: records::failures(world),
             policies,
             selected_by,
@@ -118,6 +121,16 @@ pub(crate) fn dock_of<'a>(upgrade: Option<&'a NodeUpgrade>, node: &NodeView) -> 
         .dock
         .as_ref()
         .filter(|dock| dock.node_uid == node.uid)
+}
+
+fn entries(world: &World) -> BTreeMap<&str, (&str, &DockEntry)> {
+    let mut all = BTreeMap::new();
+    for (name, policy) in &world.policies {
+        for entry in policy.status.iter().flat_map(|status| &status.dock) {
+            all.entry(entry.node.as_str()).or_insert((name.as_str(), entry));
+        }
+    }
+    all
 }
 
 /// Everyone in dock by any sign: a policy's entry, a NodeUpgrade's dock, a Node's mark.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     attempt::{policy_holds, unrecorded, window_holds},
-    budget::{self, Given},
+    budget::{Given, Limits},
     idle::Idle,
     node::NodeView,
     reason::{Note, Reason},
@@ -46,11 +46,16 @@ pub(crate) fn choose<'a>(
     ready.sort_by_key(|(node, _)| order(scene, node));
     let mut taken = None;
     let mut notes = Vec::new();
+    let mut asking = Asking {
+        limits: Limits::new(scene, policy, given),
+        windows: BTreeMap::new(),
+        others_pending,
+    };
     for (node, digest) in ready {
         let verdict = if taken.is_some() {
             Err(Reason::Next.into())
         } else {
-            may_take(scene, policy, node, digest, given, others_pending)
+            asking.may_take(scene, policy, node, digest)
         };
         match verdict {
             Ok(()) => {
@@ -98,31 +103,42 @@ fn order(scene: &Scene<'_>, node: &NodeView) -> (bool, bool, bool, Timestamp, St
     )
 }
 
-fn may_take(
-    scene: &Scene<'_>,
-    policy: &PolicyScene<'_>,
-    node: &NodeView,
-    digest: &str,
-    given: &Given<'_>,
+/// What is asked for many nodes and answered once.
+struct Asking<'s, 'a> {
+    limits: Limits<'s, 'a>,
+    /// The window's verdict, by release and what the node runs.
+    windows: BTreeMap<(String, Option<String>), Result<(), Note>>,
     others_pending: bool,
-) -> Result<(), Note> {
-    policy_holds(scene, node, policy.name)?;
-    if let Some(note) = scene.stale.first() {
-        return Err(note.clone());
+}
+
+impl Asking<'_, '_> {
+    fn may_take(
+        &mut self,
+        scene: &Scene<'_>,
+        policy: &PolicyScene<'_>,
+        node: &NodeView,
+        digest: &str,
+    ) -> Result<(), Note> {
+        policy_holds(scene, node, policy.name)?;
+        if let Some(note) = scene.stale.first() {
+            return Err(note.clone());
+        }
+        let upgrade = scene.world.upgrades.get(&node.name);
+        if scene.in_dock.contains_key(node.name.as_str()) || upgrade.is_some_and(unrecorded) {
+            return Err(Reason::Asked.into());
+        }
+        if let Some(status) = upgrade.and_then(|upgrade| upgrade.status.as_ref()) {
+            self.windows
+                .entry((digest.to_owned(), status.running.clone()))
+                .or_insert_with(|| window_holds(scene, policy, digest, status, None, false).map(drop))
+                .clone()?;
+        }
+        if policy.guessing && !policy.status.dock.is_empty() {
+            return Err(Reason::GuessInsteadOfHistory.into());
+        }
+        if scene.world.me.node.as_deref() == Some(node.name.as_str()) && self.others_pending {
+            return Err(Reason::OwnNodeLast.into());
+        }
+        self.limits.allow(node, digest)
     }
-    let upgrade = scene.world.upgrades.get(&node.name);
-    if scene.in_dock.contains_key(node.name.as_str()) || upgrade.is_some_and(unrecorded) {
-        return Err(Reason::Asked.into());
-    }
-    let status = upgrade
-        .and_then(|upgrade| upgrade.status.clone())
-        .unwrap_or_default();
-    window_holds(scene, policy, digest, &status, None, false)?;
-    if policy.guessing && !policy.status.dock.is_empty() {
-        return Err(Reason::GuessInsteadOfHistory.into());
-    }
-    if scene.world.me.node.as_deref() == Some(node.name.as_str()) && others_pending {
-        return Err(Reason::OwnNodeLast.into());
-    }
-    budget::allows(scene, policy, node, digest, given)
 }

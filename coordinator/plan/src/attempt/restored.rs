@@ -169,6 +169,15 @@ fn rebuild(
                 code: Some(Reason::GrantLost.name().to_owned()),
                 at: now,
             };
+            let status = upgrade.status.clone().unwrap_or_default();
+            spec.hold = hold(
+                scene,
+                spec,
+                Reason::GrantLost,
+                AttemptClass::NotTried,
+                now,
+                &status,
+            );
             records::push(spec, record);
         }
         spec.dock = Some(Dock {

@@ -16,6 +16,8 @@ struct Runner {
     cluster: Cluster,
     out: String,
     saved: BTreeMap<String, UpgradePolicySpec>,
+    /// What was last said, so that what is asked again and again is said once.
+    said: String,
 }
 
 fn run(script: &str) -> String {
@@ -24,6 +26,7 @@ fn run(script: &str) -> String {
         cluster: Cluster::new(start),
         out: String::new(),
         saved: BTreeMap::new(),
+        said: String::new(),
     };
     for line in script.lines() {
         writeln!(
@@ -124,6 +127,13 @@ impl Runner {
                     pod.labels.insert("stubborn".to_owned(), String::new());
                 }
             }
+            ["pod-gone", node, name] => {
+                cluster
+                    .pods
+                    .get_mut(*node)
+                    .unwrap()
+                    .retain(|pod| pod.name != *name);
+            }
             ["node-lost", name] => {
                 cluster.part(name);
             }
@@ -210,9 +220,10 @@ impl Runner {
         let made = plan(&world);
         assert_eq!(made, plan(&world), "a plan must be a function of the world");
         let clock = self.cluster.now.strftime("%d %H:%M:%S").to_string();
-        for action in &made.actions {
-            if let Some(line) = describe(action) {
+        for line in made.actions.iter().filter_map(describe) {
+            if line != self.said {
                 writeln!(self.out, "  {clock}  {}", short(&line)).unwrap();
+                self.said = line;
             }
         }
         let term = self.cluster.term;
@@ -396,4 +407,26 @@ fn scripts_read_as_they_did() {
             insta::assert_snapshot!(name, run(&script));
         });
     }
+}
+
+/// The guide's list of reasons is this build's: written again with `DRYDOCK_WRITE_DOCS=1`.
+#[test]
+fn the_guide_lists_every_reason() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/policy.md");
+    let guide = std::fs::read_to_string(&path).unwrap();
+    let (head, _) = guide
+        .split_once("<!-- reasons -->")
+        .expect("the guide marks where its reasons begin");
+    let mut wanted = format!("{head}<!-- reasons -->\n\n| reason | what it means |\n|---|---|\n");
+    for reason in drydock_plan::Reason::ALL {
+        writeln!(wanted, "| `{reason}` | {} |", reason.explain()).unwrap();
+    }
+    if std::env::var_os("DRYDOCK_WRITE_DOCS").is_some() {
+        std::fs::write(&path, wanted).unwrap();
+        return;
+    }
+    assert!(
+        guide == wanted,
+        "docs/policy.md is not up to date: run with DRYDOCK_WRITE_DOCS=1"
+    );
 }

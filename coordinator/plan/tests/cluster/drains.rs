@@ -1,0 +1,172 @@
+//! Drains: what the eviction API's answers mean, and what kind of pod stops, stays or goes.
+
+use std::time::Duration;
+
+use drydock_plan::{Action, Answer, Controller, RawAnswer, Reason, plan};
+
+use crate::{model::Cluster, script::policy};
+
+/// What makes a pod special.
+type Change = fn(&mut drydock_plan::PodView);
+
+fn raw(code: u16, message: &str) -> RawAnswer<'_> {
+    RawAnswer {
+        code,
+        message,
+        is_status: true,
+        ..RawAnswer::default()
+    }
+}
+
+#[test]
+fn every_answer_of_the_eviction_api_is_told_apart() {
+    let budget = ["DisruptionBudget".to_owned()];
+    let ending = ["NamespaceTerminating".to_owned()];
+    let text = |answer: Answer| {
+        format!("{answer:?}")
+            .split([' ', '{'])
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let table = [
+        (raw(201, ""), "Accepted"),
+        (raw(404, "pods \"a\" not found"), "Gone"),
+        (raw(409, "the UID in the precondition does not match"), "Gone"),
+        (
+            RawAnswer {
+                causes: &budget,
+                ..raw(429, "Cannot evict pod")
+            },
+            "Budget",
+        ),
+        (
+            RawAnswer {
+                is_status: false,
+                retry_after: Some(Duration::from_secs(5)),
+                ..raw(429, "Too many requests")
+            },
+            "Busy",
+        ),
+        (raw(429, "not now"), "Denied"),
+        (
+            raw(400, "admission webhook \"x.example\" denied the request: no"),
+            "Denied",
+        ),
+        (
+            raw(
+                500,
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ),
+            "ManyBudgets",
+        ),
+        (raw(500, "internal error"), "Again"),
+        (raw(504, "timeout"), "Again"),
+        (
+            raw(
+                403,
+                "poddisruptionbudgets.policy \"a\" is forbidden: pdb disruption allowance is negative",
+            ),
+            "Again",
+        ),
+        (
+            RawAnswer {
+                causes: &ending,
+                ..raw(403, "unable to create new content")
+            },
+            "NamespaceTerminating",
+        ),
+        (
+            raw(
+                403,
+                "pods \"a\" is forbidden: User \"x\" cannot create resource \"pods/eviction\"",
+            ),
+            "Forbidden",
+        ),
+    ];
+    for (answer, wanted) in table {
+        assert_eq!(text(Answer::read(answer)), wanted, "{answer:?}");
+    }
+}
+
+/// Runs until the first eviction or the end of the attempt: the pods asked to go, or the reason it ended.
+fn first_drain(drain: &str, pods: &[(&str, Controller, Change)]) -> Result<Vec<String>, Reason> {
+    let mut cluster = Cluster::new("2026-11-02T08:00:00Z".parse().unwrap());
+    cluster.release("1.0");
+    cluster.release("2.0");
+    cluster.apply("a", policy("a", &format!("{{drain: {drain}}}")));
+    cluster.join("n1", "1.0", [("pool".to_owned(), "a".to_owned())].into());
+    for (name, controller, change) in pods {
+        change(cluster.pod("n1", name, controller.clone()));
+    }
+    for _ in 0..60 {
+        let made = plan(&cluster.world());
+        for action in &made.actions {
+            match action {
+                Action::EvictPods { pods, .. } => {
+                    return Ok(pods.iter().map(|pod| pod.name.clone()).collect());
+                }
+                Action::WriteSpec {
+                    change: drydock_plan::SpecChange::Leave(reason),
+                    ..
+                } => return Err(*reason),
+                Action::WriteSpec {
+                    change: drydock_plan::SpecChange::Grant,
+                    ..
+                } => return Ok(Vec::new()),
+                _ => {}
+            }
+        }
+        cluster.execute(&made, 1, usize::MAX).unwrap();
+        cluster.tick();
+    }
+    panic!("nothing came of it");
+}
+
+#[test]
+fn pods_stay_go_or_stop_the_drain_by_what_they_are() {
+    let set = || Controller::Other {
+        name: "ReplicaSet/a".to_owned(),
+    };
+    let daemon = |gone| Controller::DaemonSet { gone };
+    let plain: Change = |_| {};
+    let cache: Change = |pod| pod.empty_dir = true;
+    let done: Change = |pod| {
+        pod.finished = true;
+        pod.empty_dir = true;
+    };
+    let mirror: Change = |pod| pod.mirror = true;
+    let skipped: Change = |pod| {
+        pod.labels.insert("keep".to_owned(), "yes".to_owned());
+    };
+    let web = ("web", set(), plain);
+    assert_eq!(
+        first_drain("{}", std::slice::from_ref(&web)),
+        Ok(vec!["web".to_owned()])
+    );
+    // DaemonSet, mirror, finished and skipped pods stay; the reboot takes no notice of them.
+    let skip = "{skipPodSelectors: [{matchLabels: {keep: 'yes'}}]}";
+    let stay = [
+        ("logs", daemon(false), cache),
+        ("static", Controller::None, mirror),
+        ("job", Controller::None, done),
+        ("kept", set(), skipped),
+    ];
+    assert_eq!(first_drain(skip, &stay), Ok(Vec::new()));
+    // What is refused stops the drain before any eviction, whatever else is there.
+    for (name, controller, change) in [
+        ("cache", set(), cache),
+        ("bare", Controller::None, plain),
+        ("orphan", daemon(true), plain),
+    ] {
+        let pods = [web.clone(), (name, controller, change)];
+        assert_eq!(first_drain("{}", &pods), Err(Reason::PodRefused), "{name}");
+        let mut gone = first_drain("{emptyDir: Delete, unmanagedPods: Evict}", &pods).unwrap();
+        gone.sort();
+        let mut wanted = vec!["web".to_owned(), name.to_owned()];
+        wanted.sort();
+        assert_eq!(gone, wanted);
+    }
+    // With mode None nothing is evicted.
+    assert_eq!(first_drain("{mode: None}", &[web]), Ok(Vec::new()));
+}
