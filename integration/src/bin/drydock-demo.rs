@@ -44,10 +44,15 @@ fn tell(options: &DemoOptions) -> anyhow::Result<Verdict> {
     check_room(folder.path(), options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let told = runtime.block_on(async {
-        tokio::select! {
-            told = story(options, folder.path()) => told,
+        let (story, verdict) = tokio::select! {
+            told = story(options, folder.path()) => told?,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by Ctrl-C"),
+        };
+        if options.keep {
+            keep(&story, folder.path()).await?;
         }
+        story.cluster.shutdown().await;
+        Ok(verdict)
     });
     // Threads that still read an image must not keep the folder from going.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -82,7 +87,7 @@ fn check_room(folder: &Path, options: &DemoOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn story(options: &DemoOptions, folder: &Path) -> anyhow::Result<Verdict> {
+async fn story(options: &DemoOptions, folder: &Path) -> anyhow::Result<(Story, Verdict)> {
     let begun = Instant::now();
     let mut screen: Box<dyn Screen> = if options.plain || !std::io::stdout().is_terminal() {
         Box::new(PlainScreen::default())
@@ -101,11 +106,7 @@ async fn story(options: &DemoOptions, folder: &Path) -> anyhow::Result<Verdict> 
         Verdict::AllHeld => println!("Every check held. {} s.", begun.elapsed().as_secs()),
         Verdict::Failed => println!("NOT every check held, or one was never made."),
     }
-    if options.keep {
-        keep(&story, folder).await?;
-    }
-    story.cluster.shutdown().await;
-    Ok(verdict)
+    Ok((story, verdict))
 }
 
 async fn images(options: &DemoOptions, folder: &Path) -> anyhow::Result<StoryImages> {
@@ -128,10 +129,10 @@ async fn keep(story: &Story, folder: &Path) -> anyhow::Result<()> {
          export KUBECONFIG={}\n  \
          kubectl get nodes -o wide\n  \
          kubectl get upgradepolicies,nodeupgrades,releasehalts\n  \
-         kubectl drydock status\n  \
-         kubectl drydock explain node-1\n",
+         cargo run --quiet --bin kubectl-drydock -- status\n  \
+         cargo run --quiet --bin kubectl-drydock -- explain node-1\n\n\
+         (With kubectl-drydock on the PATH, `kubectl drydock status` is the same.)\n",
         kubeconfig.display()
     );
-    std::future::pending::<()>().await;
-    Ok(())
+    tokio::signal::ctrl_c().await.context("waiting for Ctrl-C")
 }

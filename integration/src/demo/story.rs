@@ -323,7 +323,7 @@ impl Story {
     /// The cluster as it is now.
     #[must_use]
     pub fn look(&self) -> Snapshot {
-        Snapshot::take(&self.cluster, &self.insight)
+        Snapshot::take(&self.cluster).told(&self.insight)
     }
 
     /// Reused and fetched bytes of all nodes together.

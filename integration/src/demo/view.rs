@@ -71,9 +71,18 @@ impl Snapshot {
         self.nodes.iter().find(|node| node.name == name)
     }
 
+    /// The same, with the particulars of each reason that the planner knows.
+    #[must_use]
+    pub fn told(mut self, insight: &Insight) -> Self {
+        for node in &mut self.nodes {
+            node.why = insight.why(&node.name, &node.why);
+        }
+        self
+    }
+
     /// Looks at the cluster.
     #[must_use]
-    pub fn take(cluster: &SimCluster, insight: &Insight) -> Self {
+    pub fn take(cluster: &SimCluster) -> Self {
         let policy: Option<UpgradePolicy> = typed(
             cluster
                 .api
@@ -104,13 +113,7 @@ impl Snapshot {
                     .filter(|pod| pod["metadata"]["deletionTimestamp"].is_string());
                 let (pods, leaving) = (moving.len(), leaving.count());
                 let row = row(&name, object.as_deref(), upgrades.get(&name), &policy);
-                let why = insight.why(&name, &row.why);
-                NodeRow {
-                    pods,
-                    leaving,
-                    why,
-                    ..row
-                }
+                NodeRow { pods, leaving, ..row }
             })
             .collect();
         let halts = cluster.api.list("drydock.dev", "releasehalts", "");
