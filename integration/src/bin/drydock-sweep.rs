@@ -1,15 +1,11 @@
 //! `drydock-sweep`: the whole crash sweep with progress, or one case of it by its name.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Parser;
 use drydock_integration::node::Behaviour;
-use drydock_integration::sweep::{Case, Ended, Scenery, run};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use drydock_integration::sweep::{Case, Scenery, run_all, run_one};
 
 /// One node's whole upgrade, again for every write that anybody makes, with the writer killed there.
 #[derive(Parser)]
@@ -50,7 +46,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let cases = match &options.case {
         Some(case) => (0..options.times).map(|_| case.clone()).collect(),
         None => {
-            let baseline = one(&scenery, &Case::Baseline).await?;
+            let baseline = run_one(&scenery, &Case::Baseline).await?;
             anyhow::ensure!(
                 baseline.wrong.is_empty(),
                 "without any fault: {:#?}",
@@ -79,53 +75,23 @@ async fn main() -> anyhow::Result<ExitCode> {
     sweep(&scenery, cases, &options).await
 }
 
-async fn one(scenery: &Scenery, case: &Case) -> anyhow::Result<Ended> {
-    let folder = tempfile::tempdir().context("making a temporary folder")?;
-    run(folder.path(), scenery, case).await
-}
-
 async fn sweep(scenery: &Scenery, cases: Vec<Case>, options: &Options) -> anyhow::Result<ExitCode> {
-    let begun = Instant::now();
-    let total = cases.len();
-    let room = Arc::new(Semaphore::new(options.at_once.max(1)));
-    let mut running = JoinSet::new();
-    for case in cases {
-        let (room, scenery) = (room.clone(), scenery.clone());
-        running.spawn(async move {
-            let _place = room.acquire_owned().await;
-            let ended = one(&scenery, &case).await;
-            (case, ended)
-        });
-    }
-    let (mut done, mut reached, mut bad) = (0, 0, 0);
-    while let Some(ended) = running.join_next().await {
-        let (case, ended) = ended.context("a case panicked")?;
-        done += 1;
-        let (was_reached, wrong) = match ended {
-            Ok(ended) => (ended.reached, ended.wrong),
-            Err(error) => (false, vec![format!("{error:#}")]),
-        };
-        reached += usize::from(was_reached);
-        if !was_reached {
+    let flag = if options.bad { "--bad " } else { "" };
+    let tally = run_all(scenery, cases, options.at_once, |tally, case, ended| {
+        if !ended.reached {
             println!("not reached: {case}");
         }
-        if !wrong.is_empty() {
-            bad += 1;
-            println!(
-                "WRONG  {case}\n       again: drydock-sweep {}--case '{case}'",
-                if options.bad { "--bad " } else { "" }
-            );
-            wrong.iter().for_each(|line| println!("       {line}"));
+        if !ended.wrong.is_empty() {
+            println!("WRONG  {case}\n       again: drydock-sweep {flag}--case '{case}'");
+            ended.wrong.iter().for_each(|line| println!("       {line}"));
         }
-        if done % 25 == 0 {
-            println!("{done} of {total} cases, {bad} wrong, {:.0?}", begun.elapsed());
+        if tally.done % 25 == 0 {
+            println!("{tally}");
         }
-    }
-    println!(
-        "{total} cases, {reached} reached, {bad} wrong, {:.0?}",
-        begun.elapsed()
-    );
-    Ok(if bad == 0 {
+    })
+    .await?;
+    println!("{tally}");
+    Ok(if tally.wrong == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -90,6 +90,7 @@ impl Observer {
     fn see_upgrade(&mut self, now: Timestamp, write: &ApiWrite, by_coordinator: bool) {
         let parse = |object: &Value| serde_json::from_value::<NodeUpgrade>(object.clone()).ok();
         let Some(after) = write.after.as_deref().and_then(parse) else {
+            self.nodes.entry(write.name.clone()).or_default().lost = Some(now);
             return;
         };
         let before = write

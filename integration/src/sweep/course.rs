@@ -15,7 +15,7 @@ use super::case::{Case, Group, Phase, Writer};
 use super::trap::DiskTrap;
 use crate::apiserver::audit::{AuditEntry, Verb};
 use crate::apiserver::hooks::{Action, Rule, RuleHandle, Stage, WriteMatch};
-use crate::cluster::{POLICY, ReleaseImages, SimCluster, agent_user};
+use crate::cluster::{POLICY, ReleaseImages, SHOP, SimCluster, agent_user};
 use crate::demo;
 use crate::node::{Behaviour, Side};
 
@@ -90,6 +90,17 @@ pub struct Ended {
     pub took: Duration,
     /// What was written, for a run in which nothing goes wrong.
     pub baseline: Baseline,
+}
+
+impl Ended {
+    pub(super) fn broken(error: &anyhow::Error) -> Self {
+        Self {
+            reached: false,
+            wrong: vec![format!("{error:#}")],
+            took: Duration::ZERO,
+            baseline: Baseline::default(),
+        }
+    }
 }
 
 /// Runs one case below `folder`, which must be empty.
@@ -338,14 +349,27 @@ async fn until(what: &str, so: impl Fn() -> bool) -> anyhow::Result<()> {
 }
 
 fn all_up(cluster: &SimCluster) -> bool {
-    let now = demo::Snapshot::take(cluster);
-    let nodes = !now.nodes.is_empty() && now.nodes.iter().all(|node| node.ready);
-    nodes
-        && !now.apps.is_empty()
-        && now
-            .apps
-            .iter()
-            .all(|app| app.wanted > 0 && app.ready == app.wanted)
+    let nodes = cluster.node_names().iter().all(|name| {
+        let node = cluster.api.get("", "nodes", "", name);
+        let conditions = node
+            .as_deref()
+            .and_then(|node| node.pointer("/status/conditions")?.as_array());
+        conditions.is_some_and(|all| {
+            all.iter()
+                .any(|one| one["type"] == "Ready" && one["status"] == "True")
+        })
+    });
+    let apps = cluster.api.list("apps", "deployments", SHOP);
+    let wanted: u64 = apps
+        .iter()
+        .filter_map(|app| app["spec"]["replicas"].as_u64())
+        .sum();
+    let pods = cluster.api.list("", "pods", SHOP);
+    let running = pods
+        .iter()
+        .filter(|pod| pod["status"]["phase"] == "Running")
+        .count();
+    nodes && wanted > 0 && running as u64 >= wanted
 }
 
 fn upgrade(cluster: &SimCluster, node: &str) -> Option<NodeUpgrade> {

@@ -5,10 +5,12 @@
 
 mod case;
 mod course;
+mod fleet;
 mod trap;
 
 pub use case::{Case, Group, Phase, Writer};
 pub use course::{Ended, Scenery, run};
+pub use fleet::{Tally, run_all, run_one};
 pub use trap::{DiskTrap, RecordedWrite};
 
 use std::collections::BTreeMap;
