@@ -130,6 +130,7 @@ pub async fn run(folder: &Path, scenery: &Scenery, case: &Case) -> anyhow::Resul
     plan.replica_pace.poll = Duration::from_millis(300);
     plan.policy_pace.soak = Duration::from_secs(1);
     let mut cluster = SimCluster::start(plan).await?;
+    cluster.apply_workloads()?;
     until("every node and pod to be up", || all_up(&cluster)).await?;
     cluster.apply_policy()?;
     let first = cluster.first.digest.clone();
