@@ -232,8 +232,8 @@ impl Screen for LiveScreen {
 fn table(now: &Snapshot) -> Vec<String> {
     let mut lines = vec![policy_line(now), apps_line(now), " ".to_owned()];
     lines.push(format!(
-        " {DIM}{:<9}{:<12}{:<25}{:<10}{:>10}{:>11}  {:<5}{}{PLAIN}",
-        "NODE", "PHASE", "SLOTS", "RUNNING", "REUSED", "FETCHED", "PODS", "WHY IT WAITS"
+        " {DIM}{:<9}{:<12}{:<SLOTS$}{:>9}{:>10}{:>5}  {}{PLAIN}",
+        "NODE", "PHASE", "SLOTS", "REUSED", "FETCHED", "PODS", "WHY IT WAITS"
     ));
     lines.extend(now.nodes.iter().map(node_line));
     lines.push(format!(
@@ -319,9 +319,8 @@ fn node_line(node: &NodeRow) -> String {
         format!("{RED}not ready{PLAIN} ")
     };
     let progress = node.status.progress.clone().unwrap_or_default();
-    let running = node.status.running_version.clone().unwrap_or_default();
     format!(
-        " {:<8}{cordon}{colour}{phase:<12}{PLAIN}{}{running:<10}{:>10}{:>11}  {:<5}{up}{}",
+        " {:<8}{cordon}{colour}{phase:<12}{PLAIN}{}{:>9}{:>10}{:>5}  {up}{}",
         node.name,
         slots(node),
         bytes(progress.reused_bytes),
@@ -331,7 +330,10 @@ fn node_line(node: &NodeRow) -> String {
     )
 }
 
-/// Both slots, 25 columns wide: `*` runs, `+` is marked good, `?` is on trial.
+/// The width of both slots' column: the whole table, but for long reasons, fits into 80.
+const SLOTS: usize = 20;
+
+/// Both slots: `*` runs, `+` is marked good, `?` is on trial.
 fn slots(node: &NodeRow) -> String {
     let mut text = String::new();
     let mut width = 0;
@@ -348,6 +350,6 @@ fn slots(node: &NodeRow) -> String {
         let colour = if running { BOLD } else { DIM };
         text.push_str(&format!("{colour}{cell}{PLAIN} "));
     }
-    text.push_str(&" ".repeat(25_usize.saturating_sub(width)));
+    text.push_str(&" ".repeat(SLOTS.saturating_sub(width)));
     text
 }

@@ -140,8 +140,9 @@ impl Story {
     ) -> anyhow::Result<Self> {
         screen.act(
             &format!("A cluster of {nodes} on {}", VERSIONS[0]),
-            "An embedded Kubernetes API, two coordinators, and on every node the real guard and agent\n\
-             on a disk image with two slots. Each node's loader picks the slot by the disk's boot bits.",
+            "An embedded Kubernetes API, two coordinators, and on every node the real\n\
+             guard and agent on a disk image with two slots. Each node's loader picks\n\
+             the slot by the disk's boot bits.",
         );
         screen.say("building and signing the first release; installing the nodes");
         let cluster = SimCluster::start(plan(folder, &images.releases[0], images.room, nodes)).await?;
@@ -191,8 +192,9 @@ impl Story {
         let built = self.publish(1, screen).await?;
         screen.act(
             &format!("{} is rolled out, one node at a time", VERSIONS[1]),
-            "Every agent writes the release into the slot that is not running, mostly from what the node\n\
-             has already. Then, inside the window: cordon, drain, reboot, prove, commit, uncordon.",
+            "Every agent writes the release into the slot that is not running, mostly\n\
+             from what the node has already. Then, inside the window: cordon, drain,\n\
+             reboot, prove, commit, uncordon.",
         );
         let digest = built.digest.clone();
         let drained = self
@@ -210,7 +212,7 @@ impl Story {
         .await?;
         let (reused, fetched) = self.bytes();
         screen.say(&format!(
-            "all nodes run {}: {} of its bytes were on the nodes already, {} came over the wire",
+            "every node runs {}: {} taken from the node itself, {} fetched",
             VERSIONS[1],
             bytes(reused),
             bytes(fetched)
@@ -248,8 +250,9 @@ impl Story {
         let built = self.publish(2, screen).await?;
         screen.act(
             &format!("{} boots, but a required check fails", VERSIONS[2]),
-            "The first node goes back to the other slot by itself: its guard needs neither network nor\n\
-             cluster for that. The release is halted; no other node is asked.",
+            "The first node goes back to the other slot by itself: its guard needs\n\
+             neither network nor cluster for that. The release is halted; no other\n\
+             node is asked.",
         );
         let digest = built.digest.clone();
         let halted = self
@@ -303,13 +306,14 @@ impl Story {
         let images = self.images.releases[index].clone();
         screen.act(
             &format!("Release {} is built, signed and published", images.version),
-            "Cut into chunks by content, so that whoever has the release before fetches only what is new.",
+            "Cut into chunks by content, so that whoever has the release before fetches\n\
+             only what is new.",
         );
         let working = self.cluster.build(&images);
         let built = self.meanwhile(screen, working).await?;
         let published = self.cluster.workshop.publish(&built).await?;
         screen.say(&format!(
-            "release {} is {}: {} in {} chunks, of which {} ({}) are new to the repository",
+            "release {} is {}: {} in {} chunks, {} of them ({}) new",
             images.version,
             short(&built.digest),
             bytes(i64::try_from(built.stats.image_bytes)?),
