@@ -12,7 +12,7 @@ use super::resources::GroupResource;
 use super::selector::LabelSelector;
 use super::status::ApiError;
 use super::store::{Expected, Key, Object};
-use super::writes::{Writer, set_condition};
+use super::writes::Writer;
 
 /// More pods than this in `disruptedPods`, and evictions stop until the controller has caught up.
 const MAX_DISRUPTED_PODS: usize = 2000;
@@ -217,7 +217,7 @@ fn add_disruption_condition(pod: &mut Value, now: Value) {
     {
         return;
     }
-    set_condition(
+    object::set_condition(
         pod,
         json!({"type": "DisruptionTarget", "status": wanted.0, "reason": wanted.1, "message": wanted.2, "lastProbeTime": null, "lastTransitionTime": now}),
     );
