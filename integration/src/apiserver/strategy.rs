@@ -51,18 +51,42 @@ impl Writer<'_> {
         )))
     }
 
-    pub(super) fn check_versions(&self, candidate: &Value, old: &Value, name: &str) -> Result<(), ApiError> {
-        let uid = object::uid(candidate);
-        if !uid.is_empty() && uid != object::uid(old) {
-            return Err(ApiError::conflict(
-                &self.gr(),
-                name,
-                format_args!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    object::uid(old)
-                ),
-            ));
+    /// The UID that a PUT names is a precondition, also where nothing is: whoever still holds a deleted
+    /// Lease does not make it again (`DefaultUpdatedObjectInfo.Preconditions`, `GuaranteedUpdate`).
+    pub(super) fn check_uid(&self, body: &Value, old: Option<&Value>, name: &str) -> Result<(), ApiError> {
+        let wanted = object::uid(body);
+        let found = old.map(object::uid).unwrap_or_default();
+        if wanted.is_empty() || wanted == found {
+            return Ok(());
         }
+        let key = Key::new(self.namespace, name);
+        Err(ApiError::conflict(
+            &self.gr(),
+            name,
+            format_args!(
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
+                self.resource.storage_key(&key)
+            ),
+        ))
+    }
+
+    /// A patch has no such precondition: the UID is a field that it may not change.
+    pub(super) fn check_uid_is_kept(
+        &self,
+        candidate: &Value,
+        old: &Value,
+        name: &str,
+    ) -> Result<(), ApiError> {
+        let wanted = object::uid(candidate);
+        if wanted.is_empty() || wanted == object::uid(old) {
+            return Ok(());
+        }
+        let error = FieldError::invalid("metadata.uid", &json!(wanted), "field is immutable");
+        Err(self.invalid(name, &[error]))
+    }
+
+    /// The optimistic lock.
+    pub(super) fn check_version(&self, candidate: &Value, old: &Value, name: &str) -> Result<(), ApiError> {
         let version = object::meta(candidate, "resourceVersion");
         match version.parse::<u64>() {
             Ok(v) if v == object::version(old) => Ok(()),

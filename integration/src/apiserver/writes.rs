@@ -131,27 +131,45 @@ impl<'a> Writer<'a> {
         source: &UpdateFrom<'_>,
     ) -> Result<(Object, bool), ApiError> {
         let key = self.key(name);
+        // A body is read, and its name held against the URL, before anything is looked up.
+        let read = match source {
+            UpdateFrom::Body(body) => {
+                let candidate = self.decode(body, true)?;
+                self.check_name(&candidate, name)?;
+                Some(candidate)
+            }
+            UpdateFrom::Patch(_) => None,
+        };
         loop {
             let Some(old) = self.core.store.get(&self.resource.stored_as, &key) else {
-                return match source {
-                    UpdateFrom::Body(body) if self.resource.create_on_update && part == Part::Main => {
-                        let mut body = Value::clone(body);
-                        object::set_meta(&mut body, "resourceVersion", Value::Null);
-                        self.create(&body).map(|made| (made, true))
-                    }
-                    _ => Err(ApiError::not_found(&self.gr(), name)),
+                let creates = self.resource.create_on_update && part == Part::Main;
+                let (UpdateFrom::Body(body), true) = (source, creates) else {
+                    return Err(ApiError::not_found(&self.gr(), name));
                 };
-            };
-            let candidate = match source {
-                UpdateFrom::Body(body) => self.decode(body, true)?,
-                UpdateFrom::Patch(patch) => {
-                    let shown = self.present(&old);
-                    let patched = patch.apply(&shown)?;
-                    self.decode(&patched, false)?
+                self.check_uid(body, None, name)?;
+                match self.create_by_update(body) {
+                    // Someone else made it meanwhile: then this is an update.
+                    Err(error) if error.reason == "AlreadyExists" => continue,
+                    made => return made.map(|made| (made, true)),
                 }
             };
-            self.check_name(&candidate, name)?;
-            self.check_versions(&candidate, &old, name)?;
+            let candidate = match (source, &read) {
+                (UpdateFrom::Patch(patch), _) => {
+                    let shown = self.present(&old);
+                    let patched = patch.apply(&shown)?;
+                    let candidate = self.decode(&patched, false)?;
+                    self.check_name(&candidate, name)?;
+                    candidate
+                }
+                (UpdateFrom::Body(_), Some(read)) => {
+                    self.check_uid(read, Some(&old), name)?;
+                    read.clone()
+                }
+                // Read above.
+                (UpdateFrom::Body(body), None) => self.decode(body, true)?,
+            };
+            self.check_version(&candidate, &old, name)?;
+            self.check_uid_is_kept(&candidate, &old, name)?;
             let new = self.prepared(candidate, &old, part)?;
             self.check_update(&new, &old, part, name)?;
             if goes_with_last_finalizer(&new, &old) {
@@ -164,6 +182,14 @@ impl<'a> Writer<'a> {
                 return Ok((stored, false));
             }
         }
+    }
+
+    /// A PUT of what is not there, for the kinds that allow it: it is a new object, whatever version the
+    /// body names.
+    fn create_by_update(&mut self, body: &Value) -> Result<Object, ApiError> {
+        let mut body = body.clone();
+        object::set_meta(&mut body, "resourceVersion", Value::Null);
+        self.create(&body)
     }
 
     pub(super) fn is_crd(&self) -> bool {

@@ -9,6 +9,7 @@ mod eviction;
 mod hooks;
 mod kubectl;
 mod lists;
+mod replace;
 mod watches;
 
 use std::time::Duration;
