@@ -1,7 +1,6 @@
 //! One request about objects: reads are answered here; of a write the body is read and the hooks are
 //! asked around it, and the write itself is a [`Job`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -19,6 +18,7 @@ use super::job::{Job, Write};
 use super::list::{self, ListOptions};
 use super::object;
 use super::patch::Patch;
+use super::query::Query;
 use super::resources::GroupResource;
 use super::routes::Target;
 use super::selector::Filter;
@@ -41,8 +41,8 @@ pub struct Call<'a> {
     pub user: Arc<str>,
     /// Its head.
     pub parts: &'a Parts,
-    /// Its parameters; of one that comes twice the last.
-    pub query: BTreeMap<String, String>,
+    /// Its parameters.
+    pub query: Query,
     /// What it is about.
     pub target: Target,
 }
@@ -53,7 +53,7 @@ impl Call<'_> {
     }
 
     fn text(&self, key: &str) -> Option<&str> {
-        self.query.get(key).map(String::as_str).filter(|s| !s.is_empty())
+        self.query.text(key)
     }
 
     fn view(&self) -> Result<View, ApiError> {
@@ -71,7 +71,7 @@ impl Call<'_> {
             .await
             .map_err(|e| {
                 if e.is::<http_body_util::LengthLimitError>() {
-                    ApiError::too_large(BODY_LIMIT_BYTES)
+                    ApiError::too_large(format_args!("limit is {BODY_LIMIT_BYTES}"))
                 } else {
                     ApiError::bad_request(format!("the body could not be read: {e}"))
                 }
@@ -114,8 +114,9 @@ impl Call<'_> {
         }
         let view = self.view()?;
         let now = core.clock.now();
-        let wants_watch = matches!(self.text("watch"), Some("true" | "1"));
-        if let (Some(name), false) = (&target.name, wants_watch) {
+        if let Some(name) = &target.name {
+            // One object is watched by a field selector; `watch` here means nothing.
+            self.check_version_is_reached()?;
             let key = Key::new(&target.namespace, name);
             let found = core.store.get(&target.resource.stored_as, &key);
             let found = found.ok_or_else(|| ApiError::not_found(&self.gr(), name))?;
@@ -124,11 +125,8 @@ impl Call<'_> {
                 &view.object(&target.resource, &found, now),
             ));
         }
-        let mut filter = Filter::from_query(&self.query, &target.namespace, &target.resource)?;
-        if let Some(name) = &target.name {
-            filter.fields = filter.fields.and_name(name);
-        }
-        if wants_watch {
+        let filter = Filter::from_query(&self.query, &target.namespace, &target.resource)?;
+        if self.query.flag("watch").unwrap_or(false) {
             let options = WatchOptions::parse(&self.query)?;
             return Ok(watch::watch(
                 core,
@@ -141,6 +139,15 @@ impl Call<'_> {
         }
         let page = list::list(core, &target.resource, &filter, &ListOptions::parse(&self.query)?)?;
         Ok(answer::json_answer(200, &view.page(&target.resource, &page, now)))
+    }
+
+    /// A get may name the version that the answer must have reached.
+    fn check_version_is_reached(&self) -> Result<(), ApiError> {
+        let current = self.core.store.version();
+        match list::named_version(&self.query)? {
+            Some(asked) if asked > current => Err(ApiError::version_too_large(asked, current)),
+            _ => Ok(()),
+        }
     }
 
     /// Read what is to be written, without looking at what is there.

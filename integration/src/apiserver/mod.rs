@@ -36,6 +36,7 @@ mod object;
 mod openapi;
 mod patch;
 mod pdb;
+mod query;
 mod routes;
 mod schema;
 mod selector;

@@ -1,7 +1,6 @@
 //! From a request to what it is about: who asks, what the path names. Discovery and OpenAPI are answered
 //! here; a request about objects is a [`Call`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -14,6 +13,7 @@ use super::call::Call;
 use super::core::Core;
 use super::discovery;
 use super::openapi;
+use super::query::Query;
 use super::resources::Resource;
 use super::serve::Connection;
 use super::status::ApiError;
@@ -73,7 +73,7 @@ async fn route(
         return found.map(|value| answer::json_answer(200, &value));
     }
     let target = Target::parse(core, &path)?;
-    let query = query_of(parts);
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
     let call = Call {
         core,
         connection,
@@ -113,13 +113,6 @@ fn describe(core: &Core, path: &[&str]) -> Option<Result<Value, ApiError>> {
     Some(found.ok_or_else(ApiError::no_such_path))
 }
 
-fn query_of(parts: &Parts) -> BTreeMap<String, String> {
-    let query = parts.uri.query().unwrap_or_default();
-    url::form_urlencoded::parse(query.as_bytes())
-        .into_owned()
-        .collect()
-}
-
 /// What a path names.
 pub struct Target {
     /// The kind's resource.
@@ -149,7 +142,8 @@ impl Target {
         let (plural, name, subresource) = match rest {
             [plural] => (*plural, None, ""),
             [plural, name] => (*plural, Some(*name), ""),
-            [plural, name, sub] => (*plural, Some(*name), *sub),
+            // A proxied path may be of any length.
+            [plural, name, sub @ "proxy", ..] | [plural, name, sub] => (*plural, Some(*name), *sub),
             _ => return Err(ApiError::no_such_path()),
         };
         let resource = core

@@ -9,7 +9,9 @@ mod eviction;
 mod hooks;
 mod kubectl;
 mod lists;
+mod patches;
 mod replace;
+mod versions;
 mod watches;
 
 use std::time::Duration;
