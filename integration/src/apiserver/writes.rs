@@ -131,42 +131,30 @@ impl<'a> Writer<'a> {
         source: &UpdateFrom<'_>,
     ) -> Result<(Object, bool), ApiError> {
         let key = self.key(name);
-        // A body is read, and its name held against the URL, before anything is looked up.
-        let read = match source {
-            UpdateFrom::Body(body) => {
-                let candidate = self.decode(body, true)?;
-                self.check_name(&candidate, name)?;
-                Some(candidate)
-            }
-            UpdateFrom::Patch(_) => None,
-        };
         loop {
-            let Some(old) = self.core.store.get(&self.resource.stored_as, &key) else {
-                let creates = self.resource.create_on_update && part == Part::Main;
-                let (UpdateFrom::Body(body), true) = (source, creates) else {
-                    return Err(ApiError::not_found(&self.gr(), name));
-                };
-                self.check_uid(body, None, name)?;
-                match self.create_by_update(body) {
+            let old = self.core.store.get(&self.resource.stored_as, &key);
+            // A body is read, and its name held against the URL, whatever is there.
+            let candidate = match (source, &old) {
+                (UpdateFrom::Body(body), _) => self.decode(body, true)?,
+                (UpdateFrom::Patch(patch), Some(old)) => {
+                    let patched = patch.apply(&self.present(old))?;
+                    self.decode(&patched, false)?
+                }
+                (UpdateFrom::Patch(_), None) => return Err(ApiError::not_found(&self.gr(), name)),
+            };
+            self.check_name(&candidate, name)?;
+            if old.is_none() && !(self.resource.create_on_update && part == Part::Main) {
+                return Err(ApiError::not_found(&self.gr(), name));
+            }
+            if let UpdateFrom::Body(_) = source {
+                self.check_uid(&candidate, old.as_deref(), name)?;
+            }
+            let Some(old) = old else {
+                match self.create_by_update(candidate) {
                     // Someone else made it meanwhile: then this is an update.
                     Err(error) if error.reason == "AlreadyExists" => continue,
                     made => return made.map(|made| (made, true)),
                 }
-            };
-            let candidate = match (source, &read) {
-                (UpdateFrom::Patch(patch), _) => {
-                    let shown = self.present(&old);
-                    let patched = patch.apply(&shown)?;
-                    let candidate = self.decode(&patched, false)?;
-                    self.check_name(&candidate, name)?;
-                    candidate
-                }
-                (UpdateFrom::Body(_), Some(read)) => {
-                    self.check_uid(read, Some(&old), name)?;
-                    read.clone()
-                }
-                // Read above.
-                (UpdateFrom::Body(body), None) => self.decode(body, true)?,
             };
             self.check_version(&candidate, &old, name)?;
             self.check_uid_is_kept(&candidate, &old, name)?;
@@ -186,10 +174,9 @@ impl<'a> Writer<'a> {
 
     /// A PUT of what is not there, for the kinds that allow it: it is a new object, whatever version the
     /// body names.
-    fn create_by_update(&mut self, body: &Value) -> Result<Object, ApiError> {
-        let mut body = body.clone();
-        object::set_meta(&mut body, "resourceVersion", Value::Null);
-        self.create(&body)
+    fn create_by_update(&mut self, mut candidate: Value) -> Result<Object, ApiError> {
+        object::set_meta(&mut candidate, "resourceVersion", Value::Null);
+        self.create(&self.present(&Arc::new(candidate)))
     }
 
     pub(super) fn is_crd(&self) -> bool {
