@@ -1,5 +1,12 @@
 //! The eviction of a pod (`pods/NAME/eviction`), step by step as `pkg/registry/core/pod/storage/
 //! eviction.go` of kubernetes v1.36 does it. It reads the budgets' status and never computes it.
+//!
+//! The order is the real server's, also where it surprises: `EvictionREST.Create` calls
+//! `checkAndDecrement` (the budget is charged and the pod noted in `disruptedPods`) before
+//! `addConditionAndDeletePod`, and only there the preconditions of the eviction are held against the pod.
+//! So an eviction whose UID or version does not fit answers 409 and has charged the budget, until the
+//! disruption controller takes the pod off `disruptedPods` two minutes later (`DeletionTimeout`). Pods
+//! that pass the budget by (`canIgnorePDB`) charge nothing.
 
 use serde_json::{Value, json};
 
@@ -12,7 +19,7 @@ use super::resources::GroupResource;
 use super::selector::LabelSelector;
 use super::status::ApiError;
 use super::store::{Expected, Key, Object};
-use super::writes::{Writer, set_condition};
+use super::writes::Writer;
 
 /// More pods than this in `disruptedPods`, and evictions stop until the controller has caught up.
 const MAX_DISRUPTED_PODS: usize = 2000;
@@ -200,12 +207,12 @@ fn can_ignore_budget(pod: &Value) -> bool {
     ) || object::is_deleting(pod)
 }
 
-/// The budgets whose selector matches; one without a selector, or with an empty one, matches nothing.
+/// The budgets whose selector matches: in policy/v1 an empty one every pod, an absent one none.
 fn budgets_of(core: &Core, pod: &Value) -> Vec<Object> {
     let budgets = core.store.list(&pdb::collection(), object::namespace(pod));
     let matches = |budget: &Object| {
-        LabelSelector::from_object(&budget["spec"]["selector"])
-            .is_some_and(|s| !s.is_empty() && s.matches(pod))
+        let selector = &budget["spec"]["selector"];
+        !selector.is_null() && LabelSelector::from_object(selector).is_some_and(|s| s.matches(pod))
     };
     budgets.into_iter().filter(matches).collect()
 }
@@ -217,7 +224,7 @@ fn add_disruption_condition(pod: &mut Value, now: Value) {
     {
         return;
     }
-    set_condition(
+    object::set_condition(
         pod,
         json!({"type": "DisruptionTarget", "status": wanted.0, "reason": wanted.1, "message": wanted.2, "lastProbeTime": null, "lastTransitionTime": now}),
     );

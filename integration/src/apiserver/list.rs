@@ -1,15 +1,15 @@
 //! Lists: consistent pages of one version with `limit` and `continue`, and the meanings of
 //! `resourceVersion` and `resourceVersionMatch`. It never changes anything.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use serde_json::{Value, json};
 
 use super::core::Core;
+use super::query::Query;
 use super::resources::Resource;
 use super::selector::Filter;
-use super::status::ApiError;
+use super::status::{ApiError, FieldError};
 use super::store::{Key, Object};
 
 /// The parameters of a list, read.
@@ -18,7 +18,17 @@ pub struct ListOptions {
     limit: Option<usize>,
     from: Option<Continue>,
     version: Option<u64>,
-    exact: bool,
+    wanted: Match,
+}
+
+/// `resourceVersionMatch`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Match {
+    /// Not said: with a limit and a version that version, else one at least as new.
+    #[default]
+    Legacy,
+    NotOlderThan,
+    Exact,
 }
 
 #[derive(Debug, Clone)]
@@ -44,78 +54,104 @@ const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to di
 
 impl ListOptions {
     /// Read them from the query.
-    pub fn parse(query: &BTreeMap<String, String>) -> Result<ListOptions, ApiError> {
-        let text = |key: &str| query.get(key).map(String::as_str).filter(|s| !s.is_empty());
-        let limit = match text("limit") {
-            None | Some("0") => None,
-            Some(n) => Some(
-                n.parse()
-                    .map_err(|_| ApiError::bad_request(format!("invalid limit {n:?}")))?,
-            ),
-        };
-        let from = text("continue").map(Continue::parse).transpose()?;
-        let version = text("resourceVersion").map(parse_version).transpose()?;
-        let exact = match text("resourceVersionMatch") {
-            None | Some("NotOlderThan") => false,
-            Some("Exact") => true,
-            Some(other) => {
-                return Err(match_error(&format!(
-                    "Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
-                )));
+    pub fn parse(query: &Query) -> Result<ListOptions, ApiError> {
+        // What is no number is told first, then what does not go together, then what is no version.
+        let limit = query.number("limit")?.and_then(|n| usize::try_from(n).ok());
+        let (version, token) = (query.text("resourceVersion"), query.text("continue"));
+        let mut errors = Vec::new();
+        let wanted = match query.text("resourceVersionMatch") {
+            None => Match::Legacy,
+            Some(text) => {
+                let forbidden = |why: &str| FieldError::forbidden(MATCH, why);
+                if version.is_none() {
+                    errors.push(forbidden(
+                        "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                    ));
+                }
+                if token.is_some() {
+                    errors.push(forbidden(
+                        "resourceVersionMatch is forbidden when continue is provided",
+                    ));
+                }
+                if !matches!(text, "Exact" | "NotOlderThan") {
+                    errors.push(FieldError::not_supported(
+                        MATCH,
+                        &json!(text),
+                        &["Exact", "NotOlderThan", ""].map(str::to_owned),
+                    ));
+                }
+                if text == "Exact" && version == Some("0") {
+                    errors.push(forbidden(
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                    ));
+                }
+                if text == "Exact" {
+                    Match::Exact
+                } else {
+                    Match::NotOlderThan
+                }
             }
         };
-        if text("resourceVersionMatch").is_some() {
-            if version.is_none() {
-                return Err(match_error(
-                    "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            if from.is_some() {
-                return Err(match_error(
-                    "Forbidden: resourceVersionMatch is forbidden when continue is provided",
-                ));
-            }
-            if exact && version == Some(0) {
-                return Err(match_error(
-                    "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-                ));
-            }
+        if query.flag("sendInitialEvents").is_some() {
+            errors.push(FieldError::forbidden(
+                "sendInitialEvents",
+                "sendInitialEvents is forbidden for list",
+            ));
         }
-        if from.is_some() && version.is_some_and(|v| v != 0) {
+        refuse(&errors)?;
+        let from = token.map(Continue::parse).transpose()?;
+        if from.is_some() && version.is_some_and(|v| v != "0") {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
+        let version = version
+            .map(parse_version)
+            .transpose()
+            .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
         Ok(ListOptions {
-            limit,
+            // "Any version" comes from the cache, which keeps no limit then (`computeListLimit`).
+            limit: limit.filter(|n| *n > 0 && version != Some(0)),
             from,
             version,
-            exact,
+            wanted,
         })
     }
 }
 
-fn match_error(what: &str) -> ApiError {
-    ApiError::new(
-        422,
-        "Invalid",
-        format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: {what}"),
-    )
+/// The name of the parameter in what is said of it.
+pub const MATCH: &str = "resourceVersionMatch";
+
+/// 422 if anything is wrong with the options of a list or a watch.
+pub fn refuse(errors: &[FieldError]) -> Result<(), ApiError> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", errors))
 }
 
-/// A version as a query carries it.
-pub fn parse_version(text: &str) -> Result<u64, ApiError> {
+/// A version as a query carries it, or why it is none.
+pub fn parse_version(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "Invalid value: {text:?}: resourceVersion must be a number"
-        ))
+        format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        )
     })
+}
+
+/// The version that a get or a watch names; the real server has no answer of its own for a bad one.
+pub fn named_version(query: &Query) -> Result<Option<u64>, ApiError> {
+    let version = query.text("resourceVersion").map(parse_version).transpose();
+    version.map_err(|why| ApiError::new(500, "", why))
 }
 
 impl Continue {
     fn parse(token: &str) -> Result<Continue, ApiError> {
-        let bad =
-            || ApiError::bad_request("continue key is not valid: the token was not made by this server");
+        let bad = || {
+            ApiError::bad_request(
+                "invalid continue token: continue key is not valid: the token was not made by this server",
+            )
+        };
         let bytes = hex::decode(token).map_err(|_| bad())?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad())?;
         let (Some(namespace), Some(name)) = (value["namespace"].as_str(), value["name"].as_str()) else {
@@ -146,8 +182,12 @@ pub fn list(
         Some(from) => from.version,
         None => match options.version {
             Some(asked) if asked > current => return Err(ApiError::version_too_large(asked, current)),
-            Some(asked) if options.exact || (options.limit.is_some() && asked != 0) => Some(asked),
-            _ => None,
+            Some(asked) => match options.wanted {
+                Match::Exact => Some(asked),
+                Match::Legacy => options.limit.map(|_| asked),
+                Match::NotOlderThan => None,
+            },
+            None => None,
         },
     };
     let snapshot = core
@@ -165,7 +205,7 @@ pub fn list(
                 );
                 error
             }
-            None => ApiError::expired("The provided resource version is too old."),
+            None => ApiError::expired("The resourceVersion for the provided list is too old."),
         })?;
     let start = match &options.from {
         Some(from) => Bound::Excluded(from.after.clone()),
@@ -179,9 +219,7 @@ pub fn list(
             break;
         }
         if options.limit.is_some_and(|limit| items.len() >= limit) {
-            if filter.has_selector() && !filter.matches(object) {
-                continue;
-            }
+            // Not looked at: behind the last match of a selector an empty page may come.
             rest += 1;
             continue;
         }
@@ -190,13 +228,15 @@ pub fn list(
             last = Some(key.clone());
         }
     }
-    let next = last.filter(|_| rest > 0).map(|after| {
-        Continue {
-            version: Some(snapshot.version),
-            after,
-        }
-        .token()
-    });
+    let next = last
+        .filter(|_| rest > 0 && !filter.is_one_key(resource))
+        .map(|after| {
+            Continue {
+                version: Some(snapshot.version),
+                after,
+            }
+            .token()
+        });
     let remaining = next.is_some().then_some(rest).filter(|_| !filter.has_selector());
     Ok(Page {
         version: snapshot.version,

@@ -75,6 +75,20 @@ pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
         .find(|c| c["type"] == kind)
 }
 
+/// Put a condition in the place of the one of its type.
+pub fn set_condition(object: &mut Value, condition: Value) {
+    if !object["status"]["conditions"].is_array() {
+        object["status"]["conditions"] = json!([]);
+    }
+    let Some(list) = object["status"]["conditions"].as_array_mut() else {
+        return;
+    };
+    match list.iter_mut().find(|c| c["type"] == condition["type"]) {
+        Some(found) => *found = condition,
+        None => list.push(condition),
+    }
+}
+
 /// Whether a pod counts as healthy: its Ready condition is True.
 pub fn is_pod_ready(pod: &Value) -> bool {
     condition(pod, "Ready").is_some_and(|c| c["status"] == "True")

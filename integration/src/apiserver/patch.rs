@@ -64,7 +64,10 @@ impl Patch {
                 let patch: json_patch::Patch = serde_json::from_value(value(body)?)
                     .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
                 if patch.0.len() > JSON_PATCH_LIMIT {
-                    return Err(ApiError::too_large(JSON_PATCH_LIMIT));
+                    return Err(ApiError::too_large(format_args!(
+                        "The allowed maximum operations in a JSON patch is {JSON_PATCH_LIMIT}, got {}",
+                        patch.0.len()
+                    )));
                 }
                 Ok(Patch::Json(patch))
             }
@@ -83,16 +86,28 @@ impl Patch {
     pub fn apply(&self, object: &Value) -> Result<Value, ApiError> {
         let mut patched = object.clone();
         match self {
-            Patch::Merge(patch) | Patch::Strategic(patch) => json_patch::merge(&mut patched, patch),
-            Patch::Json(patch) => json_patch::patch(&mut patched, patch).map_err(|e| {
+            Patch::Merge(patch) => json_patch::merge(&mut patched, patch),
+            Patch::Strategic(patch) => {
+                empty_replaced_maps(&mut patched, patch);
+                json_patch::merge(&mut patched, patch);
+            }
+            // The real server keeps to itself which operation it was.
+            Patch::Json(patch) => json_patch::patch(&mut patched, patch).map_err(|_| {
                 ApiError::new(
                     422,
                     "Invalid",
-                    format!("the server rejected our request due to an error in our request: {e}"),
+                    "the server rejected our request due to an error in our request",
                 )
             })?,
         }
         Ok(patched)
+    }
+}
+
+/// Of the kinds served here one map has `patchStrategy:"replace"` (k8s.io/api): a budget's selector.
+fn empty_replaced_maps(object: &mut Value, patch: &Value) {
+    if object["kind"] == "PodDisruptionBudget" && patch["spec"]["selector"].is_object() {
+        object["spec"]["selector"] = Value::Object(serde_json::Map::new());
     }
 }
 

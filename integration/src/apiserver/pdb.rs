@@ -14,7 +14,6 @@ use super::object;
 use super::resources::GroupResource;
 use super::selector::LabelSelector;
 use super::store::{Expected, Key, Object};
-use super::writes::set_condition;
 
 const USER: &str = "system:serviceaccount:kube-system:disruption-controller";
 /// A pod that was let go counts as disrupted this long, gone or not.
@@ -311,5 +310,5 @@ fn put_condition(
     if !observed.is_null() {
         condition["observedGeneration"] = observed.clone();
     }
-    set_condition(budget, condition);
+    object::set_condition(budget, condition);
 }

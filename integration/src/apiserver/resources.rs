@@ -130,6 +130,22 @@ impl Resource {
         GroupResource::new(&self.group, &self.plural)
     }
 
+    /// Where the real server keeps the object in etcd; some of its errors name the place.
+    pub fn storage_key(&self, key: &super::store::Key) -> String {
+        let stored = match (&*self.stored_as.group, &*self.stored_as.resource) {
+            ("", "nodes") => "minions".to_owned(),
+            (group, plural) if self.custom().is_some() || group == "apiextensions.k8s.io" => {
+                format!("{group}/{plural}")
+            }
+            (_, plural) => plural.to_owned(),
+        };
+        if key.namespace.is_empty() {
+            format!("/registry/{stored}/{}", key.name)
+        } else {
+            format!("/registry/{stored}/{}/{}", key.namespace, key.name)
+        }
+    }
+
     /// Whether a CRD defines it.
     pub fn custom(&self) -> Option<&Arc<CustomVersion>> {
         match &self.source {

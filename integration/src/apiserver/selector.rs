@@ -1,10 +1,9 @@
 //! Label and field selectors: their grammar and whether an object matches. They never look anything up.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::object;
+use super::query::Query;
 use super::resources::Resource;
 use super::status::ApiError;
 
@@ -206,11 +205,9 @@ impl FieldSelector {
         Ok(FieldSelector(terms))
     }
 
-    /// A selector of one object by name.
-    #[must_use]
-    pub fn and_name(mut self, name: &str) -> FieldSelector {
-        self.0.push(("metadata.name".to_owned(), true, name.to_owned()));
-        self
+    /// Whether it asks for one value of this field.
+    pub fn requires(&self, path: &str) -> bool {
+        self.0.iter().any(|(field, equal, _)| *equal && field == path)
     }
 
     /// Whether there is nothing to hold.
@@ -339,12 +336,8 @@ pub struct Filter {
 
 impl Filter {
     /// Read `labelSelector` and `fieldSelector`.
-    pub fn from_query(
-        query: &BTreeMap<String, String>,
-        namespace: &str,
-        resource: &Resource,
-    ) -> Result<Filter, ApiError> {
-        let text = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+    pub fn from_query(query: &Query, namespace: &str, resource: &Resource) -> Result<Filter, ApiError> {
+        let text = |key: &str| query.text(key).unwrap_or_default();
         Ok(Filter {
             namespace: namespace.to_owned(),
             labels: LabelSelector::parse(text("labelSelector"))?,
@@ -357,6 +350,11 @@ impl Filter {
         (self.namespace.is_empty() || object::namespace(object) == self.namespace)
             && self.fields.matches(object)
             && self.labels.matches(object)
+    }
+
+    /// Whether it can mean one key alone, which is then read and not searched for.
+    pub fn is_one_key(&self, resource: &Resource) -> bool {
+        self.fields.requires("metadata.name") && (!resource.namespaced || !self.namespace.is_empty())
     }
 
     /// Whether labels or fields narrow it.

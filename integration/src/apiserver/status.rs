@@ -224,8 +224,8 @@ impl ApiError {
     }
 
     /// 413.
-    pub fn too_large(limit_bytes: usize) -> ApiError {
-        let message = format!("Request entity too large: limit is {limit_bytes}");
+    pub fn too_large(why: impl std::fmt::Display) -> ApiError {
+        let message = format!("Request entity too large: {why}");
         ApiError::new(413, "RequestEntityTooLarge", message)
     }
 

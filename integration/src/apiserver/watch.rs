@@ -2,7 +2,7 @@
 //! behind the history gets an ERROR event with 410; one that is held back by a hook reads nothing, so
 //! that all comes, in order, when it is let go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::answer::{Body, View};
 use super::core::Core;
 use super::hooks::Reach;
-use super::list::parse_version;
+use super::list::{MATCH, named_version, refuse};
 use super::object;
+use super::query::Query;
 use super::resources::Resource;
 use super::selector::Filter;
-use super::status::ApiError;
+use super::status::{ApiError, FieldError};
 use super::store::{Change, Object};
 use super::table;
 
@@ -37,49 +38,66 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// The parameters of a watch, read.
 #[derive(Debug, Clone)]
 pub struct WatchOptions {
-    version: Option<u64>,
+    version: u64,
     bookmarks: bool,
     timeout: Duration,
-    send_initial_events: Option<bool>,
+    start: Start,
+}
+
+/// What a watch shows before the changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// All that is there, and where that ends to those who take bookmarks.
+    InitialEvents,
+    /// Nothing: the changes after the version, or from now on without one.
+    Changes,
 }
 
 impl WatchOptions {
     /// Read them from the query.
-    pub fn parse(query: &BTreeMap<String, String>) -> Result<WatchOptions, ApiError> {
-        let text = |key: &str| query.get(key).map(String::as_str).filter(|s| !s.is_empty());
-        let flag = |key: &str| text(key).map(|v| matches!(v, "true" | "1"));
-        let version = text("resourceVersion").map(parse_version).transpose()?;
-        let send_initial_events = flag("sendInitialEvents");
-        let matches = text("resourceVersionMatch");
-        let refused = |what: &str| {
-            ApiError::new(
-                422,
-                "Invalid",
-                format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {what}"),
-            )
-        };
+    pub fn parse(query: &Query) -> Result<WatchOptions, ApiError> {
+        let timeout = query.number("timeoutSeconds")?.unwrap_or(0);
+        let mut send_initial_events = query.flag("sendInitialEvents");
+        let mut matches = query.text(MATCH);
+        let from_nowhere = matches!(query.text("resourceVersion"), None | Some("0"));
+        if send_initial_events.is_none() && matches.is_none() && from_nowhere {
+            // A watch from nowhere is a streaming list (`SetListOptionsDefaults`).
+            (send_initial_events, matches) = (Some(true), Some("NotOlderThan"));
+        }
+        let mut errors = Vec::new();
+        let mut forbidden = |why: &str| errors.push(FieldError::forbidden(MATCH, why));
         if send_initial_events.is_some() && matches != Some("NotOlderThan") {
-            return Err(refused(
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
+            forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
         }
-        if send_initial_events.is_none() && matches.is_some() {
-            return Err(refused(
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
+        if let Some(matches) = matches {
+            if send_initial_events.is_none() {
+                forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            }
+            if query.text("continue").is_some() {
+                forbidden("resourceVersionMatch is forbidden when continue is provided");
+            }
+            if matches != "NotOlderThan" {
+                errors.push(FieldError::not_supported(
+                    MATCH,
+                    &json!(matches),
+                    &["NotOlderThan".to_owned()],
+                ));
+            }
         }
-        let timeout = match text("timeoutSeconds") {
-            None | Some("0") => DEFAULT_TIMEOUT,
-            Some(secs) => Duration::from_secs(
-                secs.parse()
-                    .map_err(|_| ApiError::bad_request("timeoutSeconds must be a number"))?,
-            ),
-        };
+        refuse(&errors)?;
         Ok(WatchOptions {
-            version,
-            bookmarks: flag("allowWatchBookmarks").unwrap_or(false),
-            timeout,
-            send_initial_events,
+            version: named_version(query)?.unwrap_or(0),
+            bookmarks: query.flag("allowWatchBookmarks").unwrap_or(false),
+            timeout: match u64::try_from(timeout) {
+                Ok(0) => DEFAULT_TIMEOUT,
+                Ok(secs) => Duration::from_secs(secs),
+                Err(_) => Duration::ZERO,
+            },
+            start: if send_initial_events == Some(true) {
+                Start::InitialEvents
+            } else {
+                Start::Changes
+            },
         })
     }
 }
@@ -121,7 +139,7 @@ pub fn watch(
         view,
         user: user.clone(),
         bookmarks: options.bookmarks,
-        cursor: options.version.unwrap_or(0),
+        cursor: options.version,
         has_sent_headers: false,
         newest,
         reach: core.hooks.reach(),
@@ -130,14 +148,10 @@ pub fn watch(
         pending: VecDeque::new(),
         is_over: false,
     };
-    let initial = match options.send_initial_events {
-        Some(wanted) => wanted,
-        None => options.version.unwrap_or(0) == 0,
-    };
-    if initial {
-        watch.push_initial(options.send_initial_events == Some(true));
-    } else if options.version.unwrap_or(0) == 0 {
-        watch.cursor = core.store.version();
+    match options.start {
+        Start::InitialEvents => watch.push_initial(options.version),
+        Start::Changes if options.version == 0 => watch.cursor = core.store.version(),
+        Start::Changes => {}
     }
     let frames = stream::unfold(watch, |mut watch| async move {
         let bytes = watch.next().await?;
@@ -178,7 +192,8 @@ impl Watch {
                 _ = self.newest.changed(), if !is_held => {}
                 _ = self.ticker.tick(), if !is_held && self.bookmarks => {
                     self.read_changes();
-                    if !self.is_over {
+                    // A watch may start at a version that is still to come.
+                    if !self.is_over && self.cursor <= self.core.store.version() {
                         self.push_bookmark(false);
                     }
                 }
@@ -192,7 +207,15 @@ impl Watch {
         self.pending.push_back(Bytes::from(line));
     }
 
-    fn push_initial(&mut self, ends_with_bookmark: bool) {
+    /// All that is there, at least as new as `not_older`.
+    fn push_initial(&mut self, not_older: u64) {
+        let newest = self.core.store.version();
+        if not_older > newest {
+            let error = ApiError::version_too_large(not_older, newest);
+            self.push("ERROR", &error.body());
+            self.is_over = true;
+            return;
+        }
         // At the newest version nothing can be too old.
         let Ok(snapshot) = self.core.store.snapshot(&self.resource.stored_as, None) else {
             return;
@@ -203,7 +226,7 @@ impl Watch {
             }
         }
         self.cursor = snapshot.version;
-        if ends_with_bookmark && self.bookmarks {
+        if self.bookmarks {
             self.push_bookmark(true);
         }
     }

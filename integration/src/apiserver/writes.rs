@@ -13,7 +13,7 @@ use super::crd;
 use super::events;
 use super::object::{self, NameRule};
 use super::patch::Patch;
-use super::resources::{Generation, GroupResource, Resource, Shape, Source};
+use super::resources::{Generation, GroupResource, Resource, Source};
 use super::status::{ApiError, FieldError};
 use super::store::{Expected, Key, Object};
 
@@ -64,15 +64,15 @@ pub enum UpdateFrom<'b> {
 }
 
 impl<'a> Writer<'a> {
-    fn gr(&self) -> GroupResource {
+    pub(super) fn gr(&self) -> GroupResource {
         self.resource.group_resource()
     }
 
-    fn key(&self, name: &str) -> Key {
+    pub(super) fn key(&self, name: &str) -> Key {
         Key::new(self.namespace, name)
     }
 
-    fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
+    pub(super) fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
         ApiError::invalid(&self.resource.group, &self.resource.kind, name, errors)
     }
 
@@ -132,26 +132,32 @@ impl<'a> Writer<'a> {
     ) -> Result<(Object, bool), ApiError> {
         let key = self.key(name);
         loop {
-            let Some(old) = self.core.store.get(&self.resource.stored_as, &key) else {
-                return match source {
-                    UpdateFrom::Body(body) if self.resource.create_on_update && part == Part::Main => {
-                        let mut body = Value::clone(body);
-                        object::set_meta(&mut body, "resourceVersion", Value::Null);
-                        self.create(&body).map(|made| (made, true))
-                    }
-                    _ => Err(ApiError::not_found(&self.gr(), name)),
-                };
-            };
-            let candidate = match source {
-                UpdateFrom::Body(body) => self.decode(body, true)?,
-                UpdateFrom::Patch(patch) => {
-                    let shown = self.present(&old);
-                    let patched = patch.apply(&shown)?;
+            let old = self.core.store.get(&self.resource.stored_as, &key);
+            // A body is read, and its name held against the URL, whatever is there.
+            let candidate = match (source, &old) {
+                (UpdateFrom::Body(body), _) => self.decode(body, true)?,
+                (UpdateFrom::Patch(patch), Some(old)) => {
+                    let patched = patch.apply(&self.present(old))?;
                     self.decode(&patched, false)?
                 }
+                (UpdateFrom::Patch(_), None) => return Err(ApiError::not_found(&self.gr(), name)),
             };
             self.check_name(&candidate, name)?;
-            self.check_versions(&candidate, &old, name)?;
+            if old.is_none() && !(self.resource.create_on_update && part == Part::Main) {
+                return Err(ApiError::not_found(&self.gr(), name));
+            }
+            if let UpdateFrom::Body(_) = source {
+                self.check_uid(&candidate, old.as_deref(), name)?;
+            }
+            let Some(old) = old else {
+                match self.create_by_update(candidate) {
+                    // Someone else made it meanwhile: then this is an update.
+                    Err(error) if error.reason == "AlreadyExists" => continue,
+                    made => return made.map(|made| (made, true)),
+                }
+            };
+            self.check_version(&candidate, &old, name)?;
+            self.check_uid_is_kept(&candidate, &old, name)?;
             let new = self.prepared(candidate, &old, part)?;
             self.check_update(&new, &old, part, name)?;
             if goes_with_last_finalizer(&new, &old) {
@@ -166,57 +172,19 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// POST to `pods/NAME/binding`: the scheduler's word.
-    pub fn bind(&mut self, name: &str, body: &Value) -> Result<Value, ApiError> {
-        let node = body["target"]["name"].as_str().unwrap_or_default();
-        if node.is_empty() {
-            let errors = [FieldError::required("target.name", "")];
-            return Err(ApiError::invalid("", "Binding", name, &errors));
-        }
-        let key = self.key(name);
-        loop {
-            let pod = self
-                .core
-                .store
-                .get(&self.resource.stored_as, &key)
-                .ok_or_else(|| ApiError::not_found(&self.gr(), name))?;
-            if object::is_deleting(&pod) {
-                return Err(ApiError::conflict(
-                    &binding(),
-                    name,
-                    format_args!("pod {name} is being deleted, cannot be assigned to a host"),
-                ));
-            }
-            if let Some(bound) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-                return Err(ApiError::conflict(
-                    &binding(),
-                    name,
-                    format_args!("pod {name} is already assigned to node {bound:?}"),
-                ));
-            }
-            let mut new = Value::clone(&pod);
-            new["spec"]["nodeName"] = json!(node);
-            set_condition(
-                &mut new,
-                json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": object::time(self.core.clock.now())}),
-            );
-            if self
-                .store(&key, Expected::Version(object::version(&pod)), new)?
-                .is_some()
-            {
-                return Ok(
-                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-                );
-            }
-        }
+    /// A PUT of what is not there, for the kinds that allow it: it is a new object, whatever version the
+    /// body names.
+    fn create_by_update(&mut self, mut candidate: Value) -> Result<Object, ApiError> {
+        object::set_meta(&mut candidate, "resourceVersion", Value::Null);
+        self.create(&self.present(&Arc::new(candidate)))
     }
 
-    fn is_crd(&self) -> bool {
+    pub(super) fn is_crd(&self) -> bool {
         self.resource
             .is("apiextensions.k8s.io", "customresourcedefinitions")
     }
 
-    fn name_rule(&self) -> NameRule {
+    pub(super) fn name_rule(&self) -> NameRule {
         if self.resource.is("", "namespaces") {
             NameRule::Label
         } else {
@@ -225,119 +193,8 @@ impl<'a> Writer<'a> {
     }
 
     /// The stored object as this resource's clients see it.
-    fn present(&self, object: &Object) -> Value {
+    pub(super) fn present(&self, object: &Object) -> Value {
         events::present(self.resource, object).into_owned()
-    }
-
-    /// From a body to the stored form: kind and namespace checked, unknown fields dropped, defaults in.
-    fn decode(&mut self, body: &Value, is_body: bool) -> Result<Value, ApiError> {
-        let kind = &self.resource.kind;
-        let api_version = self.resource.api_version();
-        if !body.is_object() {
-            return Err(ApiError::bad_request(format!(
-                "{kind} in version {:?} cannot be handled as a {kind}: not an object",
-                self.resource.version
-            )));
-        }
-        let said = |key: &str| body[key].as_str().unwrap_or_default();
-        if !said("kind").is_empty() && said("kind") != kind {
-            return Err(ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {kind}: the kind in the data does not match the expected kind",
-                said("kind"),
-                self.resource.version
-            )));
-        }
-        if !said("apiVersion").is_empty() && said("apiVersion") != api_version {
-            return Err(ApiError::bad_request(format!(
-                "the API version in the data ({}) does not match the expected API version ({api_version})",
-                said("apiVersion")
-            )));
-        }
-        if let Some(why) = object::metadata_shape_error(body) {
-            return Err(self.undecodable(&why));
-        }
-        let mut new = body.clone();
-        new["kind"] = json!(kind);
-        new["apiVersion"] = json!(api_version);
-        if self.resource.shape == Shape::NewEvent {
-            events::to_stored(&mut new);
-        }
-        self.place(&mut new)?;
-        let unknown = self.drop_unknown(&mut new)?;
-        self.judge_unknown(&unknown, is_body, body)?;
-        match &self.resource.source {
-            Source::BuiltIn(_) if self.is_crd() => crd::set_defaults(&mut new),
-            Source::BuiltIn(_) => builtin::set_defaults(self.resource, &mut new),
-            Source::Custom(custom) => new["apiVersion"] = json!(custom.storage_api_version),
-        }
-        object::tidy_metadata(&mut new);
-        Ok(new)
-    }
-
-    fn undecodable(&self, why: &str) -> ApiError {
-        let kind = &self.resource.kind;
-        ApiError::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {kind}: {why}",
-            self.resource.version
-        ))
-    }
-
-    /// The namespace of the request is the object's.
-    fn place(&self, new: &mut Value) -> Result<(), ApiError> {
-        let said = object::namespace(new).to_owned();
-        if !self.resource.namespaced {
-            object::set_meta(new, "namespace", Value::Null);
-        } else if said.is_empty() {
-            object::set_meta(new, "namespace", json!(self.namespace));
-        } else if said != self.namespace {
-            return Err(ApiError::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
-        }
-        Ok(())
-    }
-
-    fn drop_unknown(&self, new: &mut Value) -> Result<Vec<String>, ApiError> {
-        match &self.resource.source {
-            Source::Custom(custom) => Ok(custom.decode(new)),
-            Source::BuiltIn(normalize) => {
-                let normal = normalize(new.clone()).map_err(|why| self.undecodable(&why))?;
-                let mut unknown = Vec::new();
-                lost(new, &normal, "", &mut unknown);
-                *new = normal;
-                Ok(unknown)
-            }
-        }
-    }
-
-    fn judge_unknown(&mut self, unknown: &[String], is_body: bool, body: &Value) -> Result<(), ApiError> {
-        let sentences: Vec<String> = unknown
-            .iter()
-            .map(|path| format!("unknown field {path:?}"))
-            .collect();
-        if sentences.is_empty() {
-            return Ok(());
-        }
-        match self.validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => {
-                for sentence in sentences {
-                    if !self.warnings.contains(&sentence) {
-                        self.warnings.push(sentence);
-                    }
-                }
-            }
-            FieldValidation::Strict => {
-                let why = format!("strict decoding error: {}", sentences.join(", "));
-                return Err(if is_body {
-                    self.undecodable(&why)
-                } else {
-                    let shown = json!(body.to_string());
-                    ApiError::invalid("", "", "", &[FieldError::invalid("patch", &shown, why)])
-                });
-            }
-        }
-        Ok(())
     }
 
     fn generate_name(&self, new: &mut Value) {
@@ -354,186 +211,6 @@ impl<'a> Writer<'a> {
             if self.resource.is("", "namespaces") {
                 builtin::set_defaults(self.resource, new);
             }
-        }
-    }
-
-    /// The NamespaceLifecycle admission: the namespace exists and is not going.
-    fn check_namespace_takes_objects(&self, name: &str) -> Result<(), ApiError> {
-        if !self.resource.namespaced {
-            return Ok(());
-        }
-        let namespaces = GroupResource::new("", "namespaces");
-        let Some(namespace) = self.core.store.get(&namespaces, &Key::new("", self.namespace)) else {
-            return Err(ApiError::not_found(&namespaces, self.namespace));
-        };
-        if !object::is_deleting(&namespace) {
-            return Ok(());
-        }
-        let why = format!(
-            "unable to create new content in namespace {} because it is being terminated",
-            self.namespace
-        );
-        let mut error = ApiError::forbidden(&self.gr(), name, &why);
-        if let Some(details) = &mut error.details {
-            details["causes"] = json!([{"reason": "NamespaceTerminating", "message": format!("namespace {} is being terminated", self.namespace), "field": "metadata.namespace"}]);
-        }
-        Err(error)
-    }
-
-    fn check_name(&self, candidate: &Value, name: &str) -> Result<(), ApiError> {
-        let said = object::name(candidate);
-        if said == name {
-            return Ok(());
-        }
-        if said.is_empty() {
-            return Err(ApiError::bad_request(
-                "the name of the object (\"\") based on URL was undeterminable: name must be provided",
-            ));
-        }
-        Err(ApiError::bad_request(format!(
-            "the name of the object ({said}) does not match the name on the URL ({name})"
-        )))
-    }
-
-    fn check_versions(&self, candidate: &Value, old: &Value, name: &str) -> Result<(), ApiError> {
-        let uid = object::uid(candidate);
-        if !uid.is_empty() && uid != object::uid(old) {
-            return Err(ApiError::conflict(
-                &self.gr(),
-                name,
-                format_args!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    object::uid(old)
-                ),
-            ));
-        }
-        let version = object::meta(candidate, "resourceVersion");
-        match version.parse::<u64>() {
-            Ok(v) if v == object::version(old) => Ok(()),
-            Ok(v) if v != 0 => Err(ApiError::stale(&self.gr(), name)),
-            Err(_) if !version.is_empty() => {
-                let detail = FieldError::invalid(
-                    "metadata.resourceVersion",
-                    &json!(version),
-                    "strconv.ParseUint: invalid syntax",
-                );
-                Err(self.invalid(name, &[detail]))
-            }
-            _ if self.resource.unconditional_update => Ok(()),
-            _ => {
-                let detail = FieldError::invalid(
-                    "metadata.resourceVersion",
-                    &json!(0),
-                    "must be specified for an update",
-                );
-                Err(ApiError::invalid(
-                    &self.resource.group,
-                    &self.resource.plural,
-                    name,
-                    &[detail],
-                ))
-            }
-        }
-    }
-
-    /// The candidate with everything put back that this write may not change, and the new generation.
-    fn prepared(&self, mut new: Value, old: &Object, part: Part) -> Result<Value, ApiError> {
-        if let (Source::Custom(_), Part::Status) = (&self.resource.source, part) {
-            let status = new.get("status").cloned();
-            new = Value::clone(old);
-            match (status, new.as_object_mut()) {
-                (Some(status), Some(map)) => drop(map.insert("status".to_owned(), status)),
-                (None, Some(map)) => drop(map.remove("status")),
-                (_, None) => {}
-            }
-            return Ok(new);
-        }
-        for key in ["uid", "creationTimestamp", "generation", "resourceVersion"] {
-            object::set_meta(&mut new, key, old["metadata"][key].clone());
-        }
-        match (&self.resource.source, part) {
-            (Source::Custom(_), _) if self.resource.has_status => builtin::copy_part(&mut new, old, "status"),
-            (Source::Custom(_), _) => {}
-            (Source::BuiltIn(_), Part::Main) => builtin::prepare_update(self.resource, &mut new, old),
-            (Source::BuiltIn(_), Part::Status) => {
-                builtin::prepare_status_update(self.resource, &mut new, old)
-            }
-        }
-        if self.is_crd() && part == Part::Main {
-            new["status"] =
-                crd::established_status(&new, &old["status"], object::time(self.core.clock.now()));
-        }
-        for key in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
-            object::set_meta(&mut new, key, old["metadata"][key].clone());
-        }
-        self.finish_defaults(&mut new);
-        object::tidy_metadata(&mut new);
-        if part == Part::Main && self.is_new_generation(&new, old) {
-            object::set_meta(&mut new, "generation", json!(object::generation(old) + 1));
-        }
-        Ok(new)
-    }
-
-    fn finish_defaults(&self, new: &mut Value) {
-        if let Source::Custom(custom) = &self.resource.source {
-            new["apiVersion"] = json!(custom.storage_api_version);
-        }
-    }
-
-    fn is_new_generation(&self, new: &Value, old: &Value) -> bool {
-        match self.resource.generation {
-            Generation::None => false,
-            Generation::Spec => new["spec"] != old["spec"],
-            Generation::SpecOrAnnotations => {
-                new["spec"] != old["spec"] || new["metadata"]["annotations"] != old["metadata"]["annotations"]
-            }
-            Generation::NonMetadata => without_metadata(new) != without_metadata(old),
-        }
-    }
-
-    fn check_update(&self, new: &Value, old: &Value, part: Part, name: &str) -> Result<(), ApiError> {
-        let mut errors = object::metadata_errors(new, self.name_rule());
-        if object::is_deleting(old) {
-            let before = object::finalizers(old);
-            let added: Vec<String> = object::finalizers(new)
-                .into_iter()
-                .filter(|f| !before.contains(f))
-                .collect();
-            if !added.is_empty() {
-                let detail = format!(
-                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-                    added
-                        .iter()
-                        .map(|f| format!("{f:?}"))
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                );
-                errors.push(FieldError::forbidden("metadata.finalizers", &detail));
-            }
-        }
-        match part {
-            Part::Main => errors.extend(self.kind_errors(new, Some(old))),
-            Part::Status => {
-                if let Source::Custom(custom) = &self.resource.source {
-                    // As the real server: a status write is judged by what it can have changed.
-                    let of_status = custom.validate(new, Some(old)).into_iter();
-                    errors.extend(of_status.filter(|e| e.field.starts_with("status")));
-                }
-            }
-        }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(self.invalid(name, &errors))
-        }
-    }
-
-    fn kind_errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        match (&self.resource.source, old) {
-            (Source::Custom(custom), old) => custom.validate(new, old),
-            (Source::BuiltIn(_), _) if self.is_crd() => crd::validate(new),
-            (Source::BuiltIn(_), None) => builtin::validate_create(self.resource, new),
-            (Source::BuiltIn(_), Some(old)) => builtin::validate_update(self.resource, new, old),
         }
     }
 
@@ -583,18 +260,6 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn binding() -> GroupResource {
-    GroupResource::new("", "pods/binding")
-}
-
-fn without_metadata(object: &Value) -> Value {
-    let mut rest = object.clone();
-    if let Some(map) = rest.as_object_mut() {
-        map.remove("metadata");
-    }
-    rest
-}
-
 /// An object that was waiting for its finalizers goes with the last of them.
 fn goes_with_last_finalizer(new: &Value, old: &Value) -> bool {
     object::finalizers(new).is_empty()
@@ -605,53 +270,4 @@ fn goes_with_last_finalizer(new: &Value, old: &Value) -> bool {
             .unwrap_or(0)
             == 0
         && (new["kind"] != "Namespace" || new["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty))
-}
-
-/// Put a condition in the place of the one of its type.
-pub fn set_condition(object: &mut Value, condition: Value) {
-    if !object["status"]["conditions"].is_array() {
-        object["status"]["conditions"] = json!([]);
-    }
-    let Some(list) = object["status"]["conditions"].as_array_mut() else {
-        return;
-    };
-    match list.iter_mut().find(|c| c["type"] == condition["type"]) {
-        Some(found) => *found = condition,
-        None => list.push(condition),
-    }
-}
-
-/// The paths that stand in `before` with a value and not in `after`: what a typed decode did not know.
-fn lost(before: &Value, after: &Value, path: &str, unknown: &mut Vec<String>) {
-    match (before, after) {
-        (Value::Object(before), Value::Object(after)) => {
-            for (key, value) in before {
-                let here = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                match after.get(key) {
-                    Some(kept) => lost(value, kept, &here, unknown),
-                    None if is_empty(value) => {}
-                    None => unknown.push(here),
-                }
-            }
-        }
-        (Value::Array(before), Value::Array(after)) => {
-            for (i, (value, kept)) in before.iter().zip(after).enumerate() {
-                lost(value, kept, &format!("{path}[{i}]"), unknown);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
-    }
 }

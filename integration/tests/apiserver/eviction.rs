@@ -229,3 +229,23 @@ async fn two_budgets_over_one_pod_never_heal() {
         "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
     );
 }
+
+#[tokio::test]
+async fn an_empty_selector_means_every_pod_and_none_means_no_pod() {
+    let (server, caller) = server_and_caller().await;
+    workload(&server, 1);
+    let mut all = budget("all", json!({"maxUnavailable": 0}));
+    all["spec"]["selector"] = json!({});
+    server.put(all).unwrap();
+    let mut none = budget("none", json!({"maxUnavailable": 0}));
+    none["spec"].as_object_mut().unwrap().remove("selector");
+    server.put(none).unwrap();
+    budget_status(&server, "all", |s| s["expectedPods"] == 1).await;
+    evict(&caller, "web-0", json!({}))
+        .await
+        .fails(429, "TooManyRequests");
+    server
+        .delete("policy", "poddisruptionbudgets", "default", "all")
+        .unwrap();
+    assert_eq!(evict(&caller, "web-0", json!({})).await.code, 201);
+}

@@ -7,8 +7,14 @@ mod custom;
 mod deletion;
 mod eviction;
 mod hooks;
+mod kinds;
 mod kubectl;
 mod lists;
+mod not_served;
+mod patches;
+mod replace;
+mod schemas;
+mod versions;
 mod watches;
 
 use std::time::Duration;

@@ -166,11 +166,15 @@ async fn an_object_that_leaves_the_selector_is_deleted_for_the_watch_and_one_tha
 }
 
 #[tokio::test]
-async fn a_watch_ends_at_its_timeout_and_one_object_can_be_watched_by_name() {
+async fn a_watch_ends_at_its_timeout_and_one_object_is_watched_by_a_field_selector() {
     let (server, caller) = server_and_caller().await;
     server.put(config_map("a", "1")).unwrap();
     server.put(config_map("b", "1")).unwrap();
-    let mut events = caller.watch(&format!("{MAPS}/b?watch=1&timeoutSeconds=1")).await;
+    let mut events = caller
+        .watch(&format!(
+            "{MAPS}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Db"
+        ))
+        .await;
     assert_eq!(events.next_named().await, ("ADDED".into(), "b".into()));
     assert!(events.try_next().await.is_none());
 }
