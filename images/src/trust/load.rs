@@ -338,6 +338,17 @@ fn classify(repository: &str, error: ToughError) -> TrustError {
             detail: format!("there are more than {max_root_updates} new roots in a row"),
         },
         ToughError::Transport { url, source, .. } => classify_transport(&url, &source),
+        // A full disk is no fault of the repository.
+        ToughError::DatastoreCreate { path, source, .. }
+        | ToughError::DatastoreOpen { path, source, .. }
+        | ToughError::DatastoreRemove { path, source, .. } => TrustError::Store {
+            path,
+            detail: source.to_string(),
+        },
+        ToughError::DatastoreSerialize { path, source, .. } => TrustError::Store {
+            path,
+            detail: source.to_string(),
+        },
         _ => TrustError::Malformed {
             what: format!("the metadata of repository {repository}"),
             detail,

@@ -35,7 +35,7 @@ pub struct MetadataVersions {
 pub enum TrustError {
     /// No signature on it is by a key that the root names for it.
     #[error(
-        "{what} bears no valid signature of a key that the trusted root names for it: it is not from this repository's owners, or the trusted root is of another repository"
+        "{what} bears no valid signature of a key that the trusted root names for it: it is not from this repository's owners, or the trusted root is of another repository: check the repository's URL and the root that is trusted here"
     )]
     Unsigned {
         /// Which file.
@@ -67,7 +67,7 @@ pub enum TrustError {
     },
     /// Older than what was accepted before.
     #[error(
-        "the repository offers older metadata than was accepted before ({detail}): a mirror lags behind or someone replays it; nothing was changed"
+        "the repository offers older metadata than was accepted before ({detail}): a mirror lags behind (wait for it, or fetch from another one) or someone replays it; nothing was changed"
     )]
     OlderThanSeen {
         /// Which file and which versions.
@@ -88,7 +88,7 @@ pub enum TrustError {
         what: String,
     },
     /// It was withdrawn.
-    #[error("release {digest} was withdrawn at {at}: {reason}")]
+    #[error("release {digest} was withdrawn at {at} ({reason}): choose another one")]
     Withdrawn {
         /// The release.
         digest: Digest,
@@ -99,7 +99,7 @@ pub enum TrustError {
     },
     /// The bytes are not the signed ones.
     #[error(
-        "{what} is not what was signed ({detail}): the server or something on the way changed it; nothing of it was used"
+        "{what} is not what was signed ({detail}): the server or something on the way changed it, and nothing of it was used; compare the server's copy with what was published, or publish the release again"
     )]
     Tampered {
         /// Which file.
@@ -108,7 +108,9 @@ pub enum TrustError {
         detail: String,
     },
     /// The bytes stop before their end.
-    #[error("{what} ends after {found} of {wanted} bytes: it was not published whole, or cut on the way")]
+    #[error(
+        "{what} ends after {found} of {wanted} bytes: it was cut on the way (try again) or not published whole (publish the release again)"
+    )]
     Truncated {
         /// Which file.
         what: String,
@@ -118,7 +120,9 @@ pub enum TrustError {
         wanted: u64,
     },
     /// There is more than the stated bound.
-    #[error("{what} has more than the {max_bytes} bytes it may have: it was not read further")]
+    #[error(
+        "{what} has more than the {max_bytes} bytes it may have, and was not read further: compare the server's copy with what was published, or publish the release again"
+    )]
     TooLong {
         /// Which file.
         what: String,

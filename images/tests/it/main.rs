@@ -4,6 +4,7 @@
 mod attacks;
 mod fetching;
 mod publishing;
+mod refusals;
 mod round_trip;
 mod support;
 mod trust_store;

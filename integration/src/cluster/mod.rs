@@ -21,7 +21,8 @@ use url::Url;
 use crate::apiserver::{ApiServer, ServerConfig};
 use crate::firmware::LoaderKind;
 use crate::node::{
-    Behaviour, Catalog, FirstImages, Install, Installed, NodePace, NodeSpec, Saboteur, SimNode, install,
+    Behaviour, Catalog, FirstImages, Install, Installed, NodePace, NodeSpec, OtherKernels, Saboteur, SimNode,
+    install,
 };
 use crate::observer::{Cast, Knowledge, KnownRelease};
 use crate::workload;
@@ -50,6 +51,8 @@ pub struct ClusterPlan {
     pub room: (u64, u64),
     /// The loader of each node, in turn.
     pub loaders: Vec<LoaderKind>,
+    /// What the nodes' owner says of other kernels where the loader counts no tries.
+    pub other_kernels: OtherKernels,
     /// How quick the nodes are.
     pub node_pace: NodePace,
     /// How quick the coordinators are.
@@ -233,6 +236,7 @@ impl SimCluster {
             folder,
             seed: number as u64 + 1,
             loader,
+            other_kernels: self.plan.other_kernels,
             images: FirstImages {
                 kernel: self.plan.first.kernel.clone(),
                 root: self.plan.first.root.clone(),

@@ -16,7 +16,7 @@ use super::view::{Snapshot, bytes, short};
 use crate::cluster::{Built, ClusterPlan, OpenWindow, PolicyPace, ReleaseImages, ReplicaPace, SimCluster};
 use crate::firmware::LoaderKind;
 use crate::image::{HostFiles, Marker, PackSpec, pack};
-use crate::node::{Behaviour, NoSabotage, NodePace};
+use crate::node::{Behaviour, NoSabotage, NodePace, OtherKernels};
 
 /// The versions of the three releases.
 pub const VERSIONS: [&str; 3] = ["1.0.0", "2.0.0", "2.1.0"];
@@ -138,6 +138,21 @@ impl Story {
         nodes: usize,
         screen: &mut dyn Screen,
     ) -> anyhow::Result<Self> {
+        let loaders = [LoaderKind::GptPrio, LoaderKind::Vboot];
+        Self::begin_with(folder, images, nodes, &loaders, screen).await
+    }
+
+    /// The same on nodes with these loaders, in turn.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn begin_with(
+        folder: &Path,
+        images: StoryImages,
+        nodes: usize,
+        loaders: &[LoaderKind],
+        screen: &mut dyn Screen,
+    ) -> anyhow::Result<Self> {
         screen.act(
             &format!("A cluster of {nodes} on {}", VERSIONS[0]),
             "An embedded Kubernetes API, two coordinators, and on every node the real\n\
@@ -145,7 +160,11 @@ impl Story {
              the slot by the disk's boot bits.",
         );
         screen.say("building and signing the first release; installing the nodes");
-        let cluster = SimCluster::start(plan(folder, &images.releases[0], images.room, nodes)).await?;
+        let plan = ClusterPlan {
+            loaders: loaders.to_vec(),
+            ..plan(folder, &images.releases[0], images.room, nodes)
+        };
+        let cluster = SimCluster::start(plan).await?;
         let patience = Duration::from_secs(60) + Duration::from_secs(20) * u32::try_from(nodes)?;
         let insight = Insight::begin(cluster.api.config("onlooker").await?);
         let story = Self {
@@ -407,6 +426,7 @@ pub fn plan(folder: &Path, first: &ReleaseImages, room: (u64, u64), nodes: usize
         first: first.clone(),
         room,
         loaders: vec![LoaderKind::GptPrio, LoaderKind::Vboot],
+        other_kernels: OtherKernels::Accepted,
         node_pace: NodePace {
             boot: millis(1200),
             hang: secs(5),

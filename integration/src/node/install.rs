@@ -18,6 +18,15 @@ use super::disk::{FirstImages, make_disk};
 use crate::cluster::{ARCH, BOARD};
 use crate::firmware::LoaderKind;
 
+/// What a node's owner says of a release with another kernel where the loader counts no tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherKernels {
+    /// `disk.unguarded_kernel = true`.
+    Accepted,
+    /// Nothing, so it is not armed.
+    Refused,
+}
+
 /// What a node is installed with.
 #[derive(Debug, Clone)]
 pub struct Install {
@@ -29,6 +38,8 @@ pub struct Install {
     pub seed: u64,
     /// Its boot loader.
     pub loader: LoaderKind,
+    /// What counts where that counts no tries.
+    pub other_kernels: OtherKernels,
     /// The images in slot A.
     pub images: FirstImages,
     /// The release that these images are, as it was built.
@@ -113,6 +124,10 @@ fn configuration(plan: &Install, disk: &Path) -> String {
         LoaderKind::Vboot => "vboot",
         LoaderKind::GptPriority => "gptpriority",
     };
+    let accepts = match (plan.loader, plan.other_kernels) {
+        (LoaderKind::GptPriority, OtherKernels::Accepted) => "unguarded_kernel = true\n",
+        (LoaderKind::GptPriority, OtherKernels::Refused) | (LoaderKind::GptPrio | LoaderKind::Vboot, _) => "",
+    };
     format!(
         r#"[node]
 name = "{name}"
@@ -122,7 +137,7 @@ arch = "{ARCH}"
 [disk]
 path = "{disk}"
 loader = "{loader}"
-
+{accepts}
 [slots.A]
 boot = "PARTLABEL=KERN-A"
 [slots.A.artifacts]

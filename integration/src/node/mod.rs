@@ -12,6 +12,6 @@ pub use catalog::{Behaviour, BuiltImages, Catalog, hash_file, partition_of};
 pub use disk::{
     FirstImages, GateKeeper, NoSabotage, NodeGate, Saboteur, Side, kernel_type, make_disk, table_view,
 };
-pub use install::{Install, Installed, install};
+pub use install::{Install, Installed, OtherKernels, install};
 pub use machine::{NodePace, NodeSpec, NodeStatus, SimNode};
 pub use process::Kind;

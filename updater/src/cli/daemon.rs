@@ -1,5 +1,6 @@
 //! `guard` and `agent`: they run until the service manager says stop, and log to standard error.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -59,6 +60,8 @@ fn begin(config: &LoadedConfig) -> Result<CancellationToken, CliError> {
     let _there = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // The journal of a service manager is no terminal.
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init();
     for problem in config_problems(config) {
         tracing::error!("{problem}");

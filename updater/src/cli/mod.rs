@@ -144,17 +144,29 @@ async fn run(cli: Cli, env: NodeEnv) -> Result<Answer, CliError> {
         _ => {}
     }
     let session = Session::open(config, env).await?;
-    match cli.command {
-        Command::Status => status::status(&session).await,
-        Command::Check(choice) => slot::check(&session, &choice).await,
-        Command::Stage(choice) => slot::stage(&session, &choice).await,
-        Command::Adopt => slot::adopt(&session).await,
-        Command::Arm(reboot) => order::arm(&session, reboot.reboot).await,
-        Command::Rollback(reboot) => order::rollback(&session, reboot.reboot).await,
-        Command::Disarm => order::disarm(&session).await,
-        Command::MarkGood => order::mark_good(&session).await,
-        Command::Forgive(forgiven) => order::forgive(&session, &forgiven.what).await,
-        // Answered above.
+    let before = session.table_problem().await?;
+    let mut answer = follow(cli.command, &session).await?;
+    if before.is_some() && session.table_problem().await?.is_none() {
+        answer.text += "the broken copy of the partition table was mended from the other one\n";
+        if let Value::Object(members) = &mut answer.json {
+            members.insert("tableMended".to_owned(), before.into());
+        }
+    }
+    Ok(answer)
+}
+
+async fn follow(command: Command, session: &Session) -> Result<Answer, CliError> {
+    match command {
+        Command::Status => status::status(session).await,
+        Command::Check(choice) => slot::check(session, &choice).await,
+        Command::Stage(choice) => slot::stage(session, &choice).await,
+        Command::Adopt => slot::adopt(session).await,
+        Command::Arm(reboot) => order::arm(session, reboot.reboot).await,
+        Command::Rollback(reboot) => order::rollback(session, reboot.reboot).await,
+        Command::Disarm => order::disarm(session).await,
+        Command::MarkGood => order::mark_good(session).await,
+        Command::Forgive(forgiven) => order::forgive(session, &forgiven.what).await,
+        // Answered by `run`.
         Command::Guard | Command::Agent => Ok(Answer {
             text: String::new(),
             json: Value::Null,

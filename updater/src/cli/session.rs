@@ -7,6 +7,7 @@ use drydock_images::{Digest, TrustError};
 
 use crate::agent::AgentError;
 use crate::config::{ConfigError, LoadedConfig, Settings};
+use crate::disk::{BootControl as _, BootError, DiskError, RunningError};
 use crate::guard::offline::OfflineError;
 use crate::guard::{AskError, GuardClient, GuardError, NodeView};
 use crate::node::{NodeEnv, NodeError};
@@ -45,6 +46,8 @@ pub enum CliError {
     Thread(#[from] tokio::task::JoinError),
     #[error("the cluster cannot be reached: {0}; check `kubernetes` in the configuration")]
     Kube(String),
+    #[error(transparent)]
+    RunningUnknown(#[from] RunningError),
     #[error("{0}")]
     Refused(String),
     #[error("{text}")]
@@ -69,6 +72,7 @@ impl CliError {
             Self::Offline(OfflineError::Kernel(_)) => "UnguardedKernel",
             Self::Offline(_) => "Disk",
             Self::Kube(_) => "ServerAway",
+            Self::RunningUnknown(_) => "RunningUnknown",
             Self::Refused(_) => "Refused",
             Self::Failed { word, .. } => word,
         }
@@ -77,26 +81,98 @@ impl CliError {
     /// As `docs/updater.md` lists them.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
+        let refused = |refused| if refused { 3 } else { 1 };
         match self {
-            Self::UnknownFields(_)
-            | Self::Refused(_)
-            | Self::Stage(StageError::Refused(_) | StageError::Boot(_))
-            | Self::Ask(AskError::Refused { .. })
-            | Self::Offline(OfflineError::Refused(_) | OfflineError::Kernel(_) | OfflineError::Boot(_)) => 3,
+            Self::UnknownFields(_) | Self::Refused(_) | Self::RunningUnknown(_) => 3,
+            Self::Stage(error) => refused(stage_refuses(error)),
+            Self::Trust(error) => refused(trust_refuses(error)),
+            Self::Node(error) => refused(node_refuses(error)),
+            Self::Ask(AskError::Refused { .. }) => 3,
             Self::Ask(AskError::Away { .. }) | Self::Offline(OfflineError::NeedsGuard) => 4,
-            Self::NoConfig(_)
+            Self::Offline(OfflineError::Refused(_) | OfflineError::Kernel(_)) => 3,
+            Self::Offline(OfflineError::Boot(error)) => refused(boot_refuses(error)),
+            Self::Offline(OfflineError::Node(error)) => refused(node_refuses(error)),
+            Self::Offline(OfflineError::State(_) | OfflineError::Slots(_))
+            | Self::NoConfig(_)
             | Self::Config(_)
-            | Self::Node(_)
             | Self::State(_)
-            | Self::Stage(_)
-            | Self::Trust(_)
             | Self::Guard(_)
             | Self::Agent(_)
-            | Self::Offline(_)
             | Self::Thread(_)
             | Self::Kube(_)
             | Self::Failed { .. } => 1,
         }
+    }
+}
+
+/// Is it what was found that is not as it must be (refused), or did something not work (failed)?
+fn stage_refuses(error: &StageError) -> bool {
+    match error {
+        StageError::Refused(_)
+        | StageError::ReadsBackDifferently { .. }
+        | StageError::OtherPartition { .. } => true,
+        StageError::Trust(error) => trust_refuses(error),
+        StageError::Boot(error) => boot_refuses(error),
+        StageError::Disk(error) => disk_refuses(error),
+        StageError::State(_) | StageError::Cancelled | StageError::Stopped(_) => false,
+    }
+}
+
+fn trust_refuses(error: &TrustError) -> bool {
+    match error {
+        TrustError::Unsigned { .. }
+        | TrustError::UnderThreshold { .. }
+        | TrustError::Expired { .. }
+        | TrustError::OlderThanSeen { .. }
+        | TrustError::Mixed { .. }
+        | TrustError::NotListed { .. }
+        | TrustError::Withdrawn { .. }
+        | TrustError::Tampered { .. }
+        | TrustError::Truncated { .. }
+        | TrustError::TooLong { .. }
+        | TrustError::Malformed { .. }
+        | TrustError::NewerFormat { .. } => true,
+        TrustError::Unreachable(_)
+        | TrustError::Root { .. }
+        | TrustError::StoreDamaged { .. }
+        | TrustError::Store { .. }
+        | TrustError::Configuration { .. } => false,
+    }
+}
+
+fn node_refuses(error: &NodeError) -> bool {
+    match error {
+        NodeError::Disk(error) => disk_refuses(error),
+        NodeError::State(_)
+        | NodeError::BootId(_)
+        | NodeError::Cmdline { .. }
+        | NodeError::OpenDisk { .. } => false,
+    }
+}
+
+fn boot_refuses(error: &BootError) -> bool {
+    match error {
+        BootError::Disk(error) => disk_refuses(error),
+        BootError::TargetIsRunning { .. }
+        | BootError::RunningNotGood { .. }
+        | BootError::WouldNotBoot { .. }
+        | BootError::NoWayBack { .. }
+        | BootError::ForeignPriority { .. } => true,
+    }
+}
+
+fn disk_refuses(error: &DiskError) -> bool {
+    match error {
+        DiskError::BothCopiesBroken { .. }
+        | DiskError::NoRoomForCopy { .. }
+        | DiskError::ForeignChange { .. }
+        | DiskError::PartitionNotFound { .. }
+        | DiskError::SlotsDoNotFit { .. }
+        | DiskError::TargetIsRunning { .. }
+        | DiskError::UnknownArtifact { .. }
+        | DiskError::OutsidePartition { .. }
+        | DiskError::NodeMismatch { .. } => true,
+        DiskError::Io { .. } | DiskError::TableReadsBackDifferently { .. } => false,
     }
 }
 
@@ -124,20 +200,20 @@ impl Session {
         })
     }
 
+    /// What is wrong with the partition table, though it works.
+    pub async fn table_problem(&self) -> Result<Option<String>, CliError> {
+        let view = self.view.clone();
+        let state = tokio::task::spawn_blocking(move || view.node().control.state()).await?;
+        Ok(state.map_err(StageError::from)?.health.problem())
+    }
+
     pub fn settings(&self) -> &Settings {
         &self.config.settings
     }
 
     /// The running slot, or why that cannot be told.
     pub fn running(&self) -> Result<crate::disk::SlotName, CliError> {
-        self.view
-            .node()
-            .running
-            .clone()
-            .map_err(|error| CliError::Failed {
-                word: "RunningUnknown",
-                text: error.to_string(),
-            })
+        Ok(self.view.node().running.clone()?)
     }
 }
 

@@ -22,7 +22,7 @@ pub enum BootError {
     Disk(#[from] DiskError),
 
     #[error(
-        "slot {target} is the running one and cannot be the target of `{operation}`; the target is the other slot"
+        "refused to {operation}: slot {target} is the running one, and the target is always the other slot"
     )]
     TargetIsRunning {
         operation: &'static str,
@@ -30,8 +30,9 @@ pub enum BootError {
     },
 
     #[error(
-        "`{operation}` refused: the running slot {running} is not marked good, so slot {target} may be the only \
-         way back. Let the trial end, or run `drydock-updater mark-good` if this system is known to be right"
+        "refused to {operation}: the running slot {running} is not marked good, so slot {target} may be the only \
+         way back. Let the trial end; if none is under way, mark this system good by `drydock-updater adopt` (or \
+         `mark-good`, if it is known to be right)"
     )]
     RunningNotGood {
         operation: &'static str,
@@ -40,7 +41,7 @@ pub enum BootError {
     },
 
     #[error(
-        "`{operation}` refused: after it the loader would boot {would_boot}, not slot {wanted}. Look at the boot \
+        "refused to {operation}: after it the loader would boot {would_boot}, not slot {wanted}. Look at the boot \
          bits with `drydock-updater status`"
     )]
     WouldNotBoot {
@@ -221,7 +222,7 @@ impl BootControl for GptBootControl {
     }
 
     fn make_unbootable(&self, target: SlotName, running: SlotName) -> Result<(), BootError> {
-        let operation = "make unbootable";
+        let operation = "write the other slot";
         self.change(operation, running, |view| {
             view.check_target(operation, target, running)?;
             Ok(view.pair().set(target, BootBits::UNBOOTABLE))
@@ -229,7 +230,7 @@ impl BootControl for GptBootControl {
     }
 
     fn arm(&self, target: SlotName, running: SlotName) -> Result<(), BootError> {
-        let operation = "arm";
+        let operation = "arm the other slot";
         self.change(operation, target, |view| {
             view.check_target(operation, target, running)?;
             let levels = view.levels()?;
@@ -252,7 +253,7 @@ impl BootControl for GptBootControl {
     }
 
     fn disarm(&self, target: SlotName, running: SlotName, becomes: Disarmed) -> Result<(), BootError> {
-        let operation = "disarm";
+        let operation = "disarm the other slot";
         self.change(operation, running, |view| {
             view.check_target(operation, target, running)?;
             let levels = view.levels()?;
@@ -273,7 +274,7 @@ impl BootControl for GptBootControl {
     }
 
     fn mark_good(&self, slot: SlotName) -> Result<(), BootError> {
-        self.change("mark good", slot, |view| {
+        self.change("mark the running slot good", slot, |view| {
             let levels = view.levels()?;
             let good = BootBits {
                 priority: levels.high,

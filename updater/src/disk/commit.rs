@@ -60,6 +60,7 @@ impl Table {
         };
         if !self.stands(device, other, &self.entries)? {
             self.write_copy(device, other, &self.entries)?;
+            tracing::warn!(disk = %device.path().display(), "{}: it was mended from the other one", self.health());
         }
         // The copy that counts may name a place of the other that is no longer right.
         if entries != self.entries || !self.stands(device, source, &self.entries)? {

@@ -57,8 +57,8 @@ pub enum DiskError {
     TableReadsBackDifferently { path: PathBuf },
 
     #[error(
-        "{wanted} (slot {slot}, {role}) is {found} partitions on {}; expected exactly one. The disk has: {present}. \
-         Correct `slots.{slot}` in the configuration",
+        "slot {slot} has its {role} in the partition {wanted}, and {} has {found} of that name, not one. Its \
+         partitions are: {present}. Correct `slots.{slot}` in the configuration, or `disk.path` if it is another disk",
         path.display()
     )]
     PartitionNotFound {

@@ -36,6 +36,19 @@ pub enum GptHealth {
     CopiesDiffer,
 }
 
+impl GptHealth {
+    /// What is wrong, and what comes of it; `None` if nothing is.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Healthy => None,
+            Self::PrimaryBroken { .. } | Self::BackupBroken { .. } | Self::CopiesDiffer => {
+                Some(format!("{self}; the next write of boot bits mends it"))
+            }
+        }
+    }
+}
+
 impl fmt::Display for GptHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -34,6 +34,7 @@ pub use checks::run as run_checks;
 pub use client::{AskError, GuardClient};
 pub use effects::{boot_slot, machine_slot};
 pub use view::NodeView;
+use view::SlotBits;
 
 /// The journal's file in the state folder.
 pub const JOURNAL_FILE: &str = "journal.json";
@@ -126,6 +127,8 @@ struct Guard {
     standing_problems: Vec<String>,
     last_problem: Option<String>,
     unwritten: u32,
+    /// What the checks came to, where the journal could not take it: it is told again at the next tick.
+    owed: Option<Event>,
     checks_running: bool,
     /// Since when the running slot is being hashed, as counted so far.
     hashing_since: Option<Duration>,
@@ -169,6 +172,7 @@ impl Guard {
             standing_problems: problems,
             last_problem: None,
             unwritten: 0,
+            owed: None,
             checks_running: false,
             hashing_since: None,
             running_digest: None,
@@ -192,7 +196,10 @@ impl Guard {
                 },
                 () = sleep_at_most(pause) => {
                     self.count_hashing().await?;
-                    self.happen(Event::Tick).await?;
+                    match self.owed.take() {
+                        Some(outcome) => self.judge(outcome).await?,
+                        None => { self.happen(Event::Tick).await?; }
+                    }
                 }
             }
         }
@@ -212,7 +219,7 @@ impl Guard {
                     Ok(()) => Event::ChecksPassed,
                     Err(text) => Event::ChecksFailed { text },
                 };
-                self.happen(event).await?;
+                self.judge(event).await?;
             }
             Message::CheckedFor(request, answer, outcome) => {
                 let reply = match outcome {
@@ -235,6 +242,14 @@ impl Guard {
                 }
                 self.happen(Event::Tick).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// The outcome of the checks. It is kept until the journal has it: a full disk must not lose it.
+    async fn judge(&mut self, outcome: Event) -> Result<(), GuardError> {
+        if let Outcome::Failed(_) = self.happen(outcome.clone()).await? {
+            self.owed = Some(outcome);
         }
         Ok(())
     }
@@ -272,18 +287,16 @@ impl Guard {
     }
 
     async fn done(&mut self) -> Result<Reply, GuardError> {
-        let seen = self.see().await?;
-        let problems = match seen {
-            Ok(_) => self
-                .standing_problems
-                .iter()
-                .chain(&self.last_problem)
-                .cloned()
-                .collect(),
-            Err(ref text) => vec![text.clone()],
-        };
-        Ok(match seen {
-            Ok(seen) => Reply::Done(Box::new(GuardStatus::new(&self.journal, &seen, problems))),
+        Ok(match self.bits().await? {
+            Ok(bits) => {
+                let problems = self.standing_problems.iter().chain(&self.last_problem);
+                let problems = problems.chain(&bits.table_problem).cloned().collect();
+                Reply::Done(Box::new(GuardStatus::new(
+                    &self.journal,
+                    &self.seen(bits),
+                    problems,
+                )))
+            }
             Err(text) => Reply::Refused {
                 code: "Disk".to_owned(),
                 text,
@@ -356,9 +369,16 @@ impl Guard {
 
     /// The node as it is now, or why it cannot be seen.
     async fn see(&self) -> Result<Result<Seen, String>, GuardError> {
+        Ok(self.bits().await?.map(|bits| self.seen(bits)))
+    }
+
+    async fn bits(&self) -> Result<Result<SlotBits, String>, GuardError> {
         let view = self.view.clone();
-        let bits = tokio::task::spawn_blocking(move || view.bits()).await?;
-        Ok(bits.map(|bits| Seen {
+        Ok(tokio::task::spawn_blocking(move || view.bits()).await?)
+    }
+
+    fn seen(&self, bits: SlotBits) -> Seen {
+        Seen {
             boot_id: self.node().boot_id.clone(),
             running: self.node().running.as_ref().ok().map(|slot| machine_slot(*slot)),
             running_digest: self.running_digest.clone(),
@@ -368,7 +388,7 @@ impl Guard {
             loader_counts: self.config.settings.loader.counts_tries(),
             checks_running: self.checks_running,
             now: self.env.outside.since_boot(),
-        }))
+        }
     }
 
     /// How long until a tick is due; `None`: until something happens.
@@ -377,12 +397,14 @@ impl Guard {
         let Ok(seen) = self.see().await? else {
             return Ok(Some(retry));
         };
-        Ok(match next_tick(&self.journal, &seen, &self.timing) {
-            NextTick::Never if self.unwritten > 0 => Some(retry),
+        let due = match next_tick(&self.journal, &seen, &self.timing) {
             NextTick::Never => None,
             NextTick::Retry => Some(retry),
             NextTick::At(at) => Some(at.saturating_sub(seen.now)),
-        })
+        };
+        // What could not be written is tried again, whatever else is waited for.
+        let again = (self.unwritten > 0 || self.owed.is_some()).then_some(retry);
+        Ok(due.into_iter().chain(again).min())
     }
 
     fn note(&mut self, text: &str) {

@@ -20,8 +20,8 @@ pub struct SlotBits {
     pub a: SlotSeen,
     pub b: SlotSeen,
     pub next: Option<Slot>,
-    /// How the partition table is.
-    pub health: String,
+    /// What is wrong with the partition table, though it works.
+    pub table_problem: Option<String>,
 }
 
 impl NodeView {
@@ -69,7 +69,7 @@ impl NodeView {
             a: seen(SlotName::A),
             b: seen(SlotName::B),
             next: state.next.map(machine_slot),
-            health: state.health.to_string(),
+            table_problem: state.health.problem(),
         })
     }
 }

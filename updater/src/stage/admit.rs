@@ -40,7 +40,10 @@ pub enum Refusal {
         found: Arch,
         wanted: Arch,
     },
-    #[error("release {release} ({found}) is below this node's floor {floor}, below which it never goes")]
+    #[error(
+        "release {release} ({found}) is below this node's floor {floor}, below which it never goes; \
+         choose a newer one"
+    )]
     BelowFloor {
         release: Digest,
         found: Version,

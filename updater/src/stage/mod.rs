@@ -42,8 +42,8 @@ pub enum StageError {
     State(#[from] StateError),
 
     #[error(
-        "slot {slot}: artifact {artifact} reads back as {found}, but {expected} was signed; the slot is not \
-         bootable and is staged again. If this happens again, the disk is failing"
+        "slot {slot}: artifact {artifact} reads back as {found}, but {expected} was signed, so the slot is not \
+         booted. Stage the release again; if this happens again, the disk is failing"
     )]
     ReadsBackDifferently {
         slot: SlotName,

@@ -75,7 +75,7 @@ fn partitions_that_overlap_or_are_named_twice_are_no_slots() {
     };
     let said = twice(|layout| layout.partitions[3].label = "KERN-A".to_owned());
     assert!(
-        said.contains("PARTLABEL=KERN-A") && said.contains("2 partitions"),
+        said.contains("PARTLABEL=KERN-A") && said.contains("has 2 of that name"),
         "{said}"
     );
     let said = twice(|layout| layout.partitions[4].label = "DATA".to_owned());
