@@ -80,7 +80,8 @@ pub enum Answer {
         /// `Retry-After`.
         retry_after: Duration,
     },
-    /// An admission webhook, or something else that concerns this pod alone, says no.
+    /// An admission webhook or a ValidatingAdmissionPolicy, or something else that concerns this pod
+    /// alone, says no.
     Denied {
         /// The server's words.
         text: String,
@@ -124,12 +125,15 @@ impl Answer {
     pub fn read(raw: RawAnswer<'_>) -> Self {
         let text = || raw.message.chars().take(300).collect::<String>();
         let lower = raw.message.to_ascii_lowercase();
-        if lower.contains("admission webhook") && lower.contains("denied") {
+        // Whatever their codes are: both choose them freely.
+        let admission = lower.contains("admission webhook") || lower.contains("validatingadmissionpolicy");
+        if raw.code >= 400 && admission && lower.contains("denied") {
             return Self::Denied { text: text() };
         }
         match raw.code {
             200..=299 => Self::Accepted,
-            404 | 409 => Self::Gone,
+            404 => Self::Gone,
+            409 if names_another_pod(&lower) => Self::Gone,
             429 if raw.causes.iter().any(|cause| cause == "DisruptionBudget") => {
                 Self::Budget { text: text() }
             }
@@ -153,6 +157,14 @@ impl Answer {
             _ => Self::Again { text: text() },
         }
     }
+}
+
+/// Whether a conflict (its message in lower case) says that the pod of this name has another UID. The
+/// registry and the storage have each their own words for it. A conflict that is about the pod's version,
+/// or about the budget that the server could not count down against others, leaves the pod where it is.
+fn names_another_pod(conflict: &str) -> bool {
+    let of_uid = conflict.contains("uid in the precondition") || conflict.contains("uid in precondition");
+    of_uid && !conflict.contains("on poddisruptionbudget")
 }
 
 impl PodView {

@@ -87,7 +87,7 @@ reasons! {
     ManyBudgets => "More than one PodDisruptionBudget selects a pod, which the API server cannot evict then. Remove one of them.",
     PodRefused => "The policy does not let this pod be evicted (emptyDir, or no controller). Move the pod, or change spec.drain.",
     PodReturns => "A pod was scheduled to the cordoned node again, because it tolerates the cordon. Change its tolerations, or skip it by spec.drain.skipPodSelectors.",
-    WebhookDenies => "An admission webhook denies the eviction of a pod; it is asked again until the drain's deadline. Check the webhook.",
+    WebhookDenies => "An admission webhook or a ValidatingAdmissionPolicy, which the text names, denies the eviction of a pod; it is asked again until the drain's deadline. Check what it is for, or skip the pod by spec.drain.skipPodSelectors.",
     EvictForbidden => "The coordinator has no right to evict pods. Apply its ClusterRole again.",
     ApiBusy => "The API server asked for a pause.",
     NamespaceTerminating => "A pod's namespace is being deleted; the pod goes with it.",

@@ -32,7 +32,45 @@ fn every_answer_of_the_eviction_api_is_told_apart() {
     let table = [
         (raw(201, ""), "Accepted"),
         (raw(404, "pods \"a\" not found"), "Gone"),
-        (raw(409, "the UID in the precondition does not match"), "Gone"),
+        // As the registry says it, and as the storage does.
+        (
+            raw(
+                409,
+                "Operation cannot be fulfilled on Pod \"a\": the UID in the precondition (x) does not match the UID in record (y). The object might have been deleted and then recreated",
+            ),
+            "Gone",
+        ),
+        (
+            raw(
+                409,
+                "Operation cannot be fulfilled on pods \"a\": StorageError: invalid object, Code: 4, Key: /registry/pods/d/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: x, UID in object meta: y",
+            ),
+            "Gone",
+        ),
+        // Conflicts of another cause: the pod is still there.
+        (
+            raw(
+                409,
+                "Operation cannot be fulfilled on Pod \"a\": the ResourceVersion in the precondition (5) does not match the ResourceVersion in record (6). The object might have been modified",
+            ),
+            "Again",
+        ),
+        (
+            raw(
+                409,
+                "Operation cannot be fulfilled on poddisruptionbudgets.policy \"web\": the object has been modified; please apply your changes to the latest version and try again",
+            ),
+            "Again",
+        ),
+        // The budget was made again while the server counted on it: its UID, not the pod's.
+        (
+            raw(
+                409,
+                "Operation cannot be fulfilled on poddisruptionbudgets.policy \"web\": StorageError: invalid object, Code: 4, Key: /registry/poddisruptionbudgets/d/web, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: x, UID in object meta: y",
+            ),
+            "Again",
+        ),
+        (raw(409, "object is being deleted"), "Again"),
         (
             RawAnswer {
                 causes: &budget,
@@ -51,6 +89,28 @@ fn every_answer_of_the_eviction_api_is_told_apart() {
         (raw(429, "not now"), "Denied"),
         (
             raw(400, "admission webhook \"x.example\" denied the request: no"),
+            "Denied",
+        ),
+        // A ValidatingAdmissionPolicy answers with the code of its reason: Invalid, unless it says another.
+        (
+            raw(
+                422,
+                "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'keep' with binding 'all' denied request: not by day",
+            ),
+            "Denied",
+        ),
+        (
+            raw(
+                403,
+                "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'keep' with binding 'all' denied request: nobody cannot create resource here",
+            ),
+            "Denied",
+        ),
+        (
+            raw(
+                413,
+                "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'keep' denied request: too large",
+            ),
             "Denied",
         ),
         (
