@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use drydock_api::{ImageRepository, NodeUpgrade, ReleaseHalt, UpgradePolicy};
 use drydock_plan::{
-    ApiHealth, ChannelRelease, DrainView, Myself, NodeView, Plan, PodView, ReleaseView, RepositoryView,
-    Timings, Version, World, fence::highest_term, plan,
+    ApiHealth, ChannelRelease, DrainView, Myself, NodeView, Phase, Plan, PodView, Reason, ReleaseView,
+    RepositoryView, Timings, Version, World, fence::highest_term, plan,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -23,6 +23,17 @@ use crate::{
 const PAGE: u32 = 500;
 /// How long a repository may take before its status in the cluster is believed instead.
 const REPOSITORY_WITHIN: Duration = Duration::from_secs(10);
+
+/// What evictions were answered with: known to who evicts, and to nobody who only reads.
+const ANSWERS: [Reason; 7] = [
+    Reason::EvictForbidden,
+    Reason::ManyBudgets,
+    Reason::WebhookDenies,
+    Reason::BudgetBlocks,
+    Reason::EvictFails,
+    Reason::ApiBusy,
+    Reason::NamespaceTerminating,
+];
 
 /// What was read, and what the planner says of it.
 pub struct Snapshot {
@@ -91,12 +102,32 @@ impl Snapshot {
             repositories,
             drains,
         };
-        let plan = plan(&world);
+        let mut plan = plan(&world);
+        add_answers(&mut plan, &world.policies);
         Ok(Self {
             world,
             plan,
             second_hand,
         })
+    }
+}
+
+/// Says of draining nodes what the coordinator has written of them in its policy's status, where that is
+/// what an eviction was answered with. It goes first, as it did there.
+fn add_answers(plan: &mut Plan, policies: &BTreeMap<String, UpgradePolicy>) {
+    for (name, node) in &mut plan.nodes {
+        let [policy] = node.policies.as_slice() else {
+            continue;
+        };
+        let status = policies.get(policy).and_then(|policy| policy.status.as_ref());
+        let mut counts = status.iter().flat_map(|status| &status.reasons);
+        let told = counts
+            .find(|count| count.names.contains(name))
+            .and_then(|count| count.name.parse().ok())
+            .filter(|reason| ANSWERS.contains(reason));
+        if let (Phase::Draining, Some(reason)) = (node.phase, told) {
+            node.notes.insert(0, reason.into());
+        }
     }
 }
 

@@ -193,6 +193,15 @@ async fn a_budget_that_blocks_is_named_and_a_person_can_cancel() {
         })
     };
     until("the budget is named", told).await;
+    until("the policy counts the node under what blocks it", || {
+        let policy = server.get("drydock.dev", "upgradepolicies", "", "all").unwrap();
+        let reasons = policy["status"]["reasons"].to_string();
+        reasons.contains("BudgetBlocks") && !reasons.contains("Draining")
+    })
+    .await;
+    let said = ask(&server, &["status"]).await.unwrap();
+    let row = said.lines().find(|line| line.starts_with(" n1")).unwrap();
+    assert!(row.contains("Draining") && row.contains("BudgetBlocks"), "{said}");
     let said = ask(&server, &["explain", "n1"]).await.unwrap();
     assert!(said.contains("In dock: Draining"), "{said}");
     assert!(said.contains("said BudgetBlocks: default/web:"), "{said}");

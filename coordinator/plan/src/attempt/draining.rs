@@ -48,7 +48,7 @@ impl Case<'_, '_> {
             .then(|| Note::new(Reason::Draining, "it was unschedulable before"));
         let step = match self.drained(policy, over) {
             Drained::Stop(note) => self.leave(Phase::Leaving, note, AttemptClass::NotTried),
-            Drained::Yes(notes) => self.grant(policy, over).and(notes),
+            Drained::Yes(notes) => self.grant(policy, over, notes),
             Drained::List => {
                 let list = Action::ListPods {
                     node: self.node.name.clone(),
@@ -132,6 +132,7 @@ impl Case<'_, '_> {
         Note::new(Reason::DrainTimeout, drain::names(&why))
     }
 
+    /// What blocks stands before how many are left: nobody asks why something happens.
     fn evict(&self, state: DrainState, over: Timestamp) -> Step {
         let evict = (!state.evict.is_empty()).then(|| Action::EvictPods {
             node: self.node.name.clone(),
@@ -145,6 +146,7 @@ impl Case<'_, '_> {
         let mut step = Step::act(Phase::Draining, note, evict)
             .and(state.notes)
             .until(over);
+        drain::tell(&mut step.notes);
         if let Some(at) = state.wake_at {
             step = step.until(at);
         }
@@ -152,7 +154,7 @@ impl Case<'_, '_> {
     }
 
     /// PROTOCOL 7: the grant, or why not yet.
-    fn grant(&self, policy: &PolicyScene<'_>, over: Timestamp) -> Step {
+    fn grant(&self, policy: &PolicyScene<'_>, over: Timestamp, notes: Vec<Note>) -> Step {
         let now = self.now();
         let since = Some(between(self.since_cordon(), now));
         let end = match window_holds(self.scene, policy, &self.dock.digest, &self.status, since, true) {
@@ -170,7 +172,7 @@ impl Case<'_, '_> {
             if now >= limit {
                 return self.leave(Phase::Leaving, note, AttemptClass::NotTried);
             }
-            return Step::wait(Phase::Drained, note).until(limit);
+            return Step::wait(Phase::Drained, note).until(limit).and(notes);
         }
         let mut not_after = add(now, self.scene.world.timings.grant);
         if let Some(end) = end {
@@ -194,6 +196,11 @@ impl Case<'_, '_> {
                 dock.not_after = Some(not_after);
             }
         });
-        Step::act(Phase::Drained, Reason::Drained, action)
+        let forced = notes.iter().any(|note| note.reason == Reason::DrainForced);
+        let drained = (!forced).then(|| Note::from(Reason::Drained));
+        Step {
+            notes: drained.into_iter().chain(notes).collect(),
+            ..Step::act(Phase::Drained, Reason::Drained, action)
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use drydock_plan::{Action, Answer, Controller, RawAnswer, Reason, plan};
+use drydock_plan::{Action, Answer, Controller, Plan, RawAnswer, Reason, plan};
+use jiff::SignedDuration;
 
 use crate::{model::Cluster, script::policy};
 
@@ -229,4 +230,116 @@ fn pods_stay_go_or_stop_the_drain_by_what_they_are() {
     }
     // With mode None nothing is evicted.
     assert_eq!(first_drain("{mode: None}", &[web]), Ok(Vec::new()));
+}
+
+/// A node in the middle of its drain, with these pods as they are changed then.
+fn while_draining(drain: &str, pods: &[(&str, Change)]) -> (Cluster, Plan) {
+    let mut cluster = Cluster::new("2026-11-02T08:00:00Z".parse().unwrap());
+    cluster.release("1.0");
+    cluster.release("2.0");
+    cluster.apply("a", policy("a", &format!("{{drain: {drain}}}")));
+    cluster.join("n1", "1.0", [("pool".to_owned(), "a".to_owned())].into());
+    for (name, _) in pods {
+        let pod = cluster.pod(
+            "n1",
+            name,
+            Controller::Other {
+                name: "ReplicaSet/a".to_owned(),
+            },
+        );
+        pod.labels.insert("stubborn".to_owned(), String::new());
+    }
+    for _ in 0..60 {
+        let made = plan(&cluster.world());
+        let evicts = |action: &Action| matches!(action, Action::EvictPods { .. });
+        let begun = made.actions.iter().any(evicts);
+        cluster.execute(&made, 1, usize::MAX).unwrap();
+        if begun {
+            for (pod, (_, change)) in cluster.pods.get_mut("n1").unwrap().iter_mut().zip(pods) {
+                change(pod);
+            }
+            let made = plan(&cluster.world());
+            return (cluster, made);
+        }
+        cluster.tick();
+    }
+    panic!("it never drained");
+}
+
+fn answer(pod: &mut drydock_plan::PodView, answer: Answer) {
+    pod.answer = pod.created.map(|created| (created, answer));
+}
+
+/// "Why is nothing happening?": what blocks comes before that it drains, and what no waiting heals before
+/// what passes.
+#[test]
+fn a_drain_names_what_blocks_it_first() {
+    let plain: Change = |_| {};
+    let budget: Change = |pod| {
+        let text = "web needs 2 healthy pods".to_owned();
+        answer(pod, Answer::Budget { text });
+    };
+    let budgets: Change = |pod| answer(pod, Answer::ManyBudgets);
+    let webhook: Change = |pod| {
+        let text = "denied the request".to_owned();
+        answer(pod, Answer::Denied { text });
+    };
+    let busy: Change = |pod| {
+        let retry_after = Duration::from_secs(5);
+        answer(pod, Answer::Busy { retry_after });
+    };
+    let fails: Change = |pod| {
+        let text = "etcdserver: request timed out".to_owned();
+        answer(pod, Answer::Again { text });
+    };
+    let ending: Change = |pod| answer(pod, Answer::NamespaceTerminating);
+    let forbidden: Change = |pod| {
+        let at = pod.created.unwrap() + SignedDuration::from_mins(5);
+        let text = "cannot create resource".to_owned();
+        pod.answer = Some((at, Answer::Forbidden { text }));
+    };
+    let going: Change = |pod| pod.deleting = pod.created;
+    let returned: Change = |pod| {
+        pod.created = pod.created.map(|created| created + SignedDuration::from_mins(10));
+    };
+    let own: Change = |pod| {
+        pod.coordinator = true;
+        pod.created = pod.created.map(|created| created + SignedDuration::from_mins(10));
+    };
+    let table: [(&[Change], Reason); 15] = [
+        (&[plain], Reason::Draining),
+        (&[budget], Reason::BudgetBlocks),
+        (&[plain, budgets], Reason::ManyBudgets),
+        (&[webhook], Reason::WebhookDenies),
+        (&[busy], Reason::ApiBusy),
+        (&[fails], Reason::EvictFails),
+        (&[ending], Reason::NamespaceTerminating),
+        (&[forbidden], Reason::EvictForbidden),
+        (&[plain, going], Reason::PodTerminating),
+        (&[returned], Reason::PodReturns),
+        // The coordinator's own pod is waited for by nobody.
+        (&[own, plain], Reason::Draining),
+        (&[going, busy, budget], Reason::BudgetBlocks),
+        (&[budget, budgets, webhook], Reason::ManyBudgets),
+        (&[budget, returned, going], Reason::PodReturns),
+        (&[budgets, forbidden, webhook], Reason::EvictForbidden),
+    ];
+    for (changes, wanted) in table {
+        let names = ["p0", "p1", "p2"];
+        let pods: Vec<(&str, Change)> = names.into_iter().zip(changes.iter().copied()).collect();
+        let (_, made) = while_draining("{}", &pods);
+        let notes = &made.nodes["n1"].notes;
+        assert_eq!(notes[0].reason, wanted, "{notes:?}");
+        // How many are left, and until when, is still said.
+        assert!(
+            notes.iter().any(|note| note.reason == Reason::Draining),
+            "{notes:?}"
+        );
+        // And so it reaches the policy's counts, from which metrics and people read.
+        let counts = &made.policies["a"].status.reasons;
+        assert_eq!(
+            (counts.len(), counts[0].name.as_str(), counts[0].names.as_slice()),
+            (1, wanted.name(), ["n1".to_owned()].as_slice())
+        );
+    }
 }
