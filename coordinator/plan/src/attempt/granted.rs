@@ -24,7 +24,7 @@ impl Case<'_, '_> {
     }
 
     /// The boot that was granted its end is over, by what the Node or the agent says.
-    fn rebooted(&self) -> bool {
+    pub(super) fn rebooted(&self) -> bool {
         let old = self.dock.boot_id.as_str();
         let differs = |boot: &str| !old.is_empty() && !boot.is_empty() && boot != old;
         differs(&self.node.boot_id)
@@ -37,6 +37,13 @@ impl Case<'_, '_> {
                 outcome::UNCONFIRMED,
                 outcome::STUCK,
             ])
+    }
+
+    /// The Node was Ready when it was granted its reboot, and is not any more.
+    pub(super) fn went_down(&self) -> bool {
+        let lost = self.node.ready_since.filter(|_| !self.node.is_ready());
+        lost.zip(self.dock.granted)
+            .is_some_and(|(lost, granted)| lost >= granted)
     }
 
     pub(super) fn granted(&self) -> Step {
@@ -113,8 +120,12 @@ impl Case<'_, '_> {
                 Note::new(Reason::NotBack, format!("since {limit}")),
             );
         }
+        let phase = match self.phase_by_agent() {
+            Phase::Rebooting => Phase::Rebooting,
+            _ => Phase::TakingBack,
+        };
         Step::wait(
-            Phase::TakingBack,
+            phase,
             Note::new(Reason::TakingBack, format!("{why}, until {limit}")),
         )
         .until(if now < limit { limit } else { self.deadline() })
