@@ -324,7 +324,7 @@ pub struct PolicyStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
-    /// What the policy's release choice means now.
+    /// What the policy's release choice means now; while the repository cannot be read, what it meant before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
     /// Term of the leader that wrote last. None: this status was wiped.
@@ -333,7 +333,7 @@ pub struct PolicyStatus {
     /// The nodes that have a place in dock.
     #[schemars(length(max = 5000))]
     pub dock: Vec<DockEntry>,
-    /// Updated nodes of all selected, for people: `3/5`.
+    /// Nodes that run the target, of all selected, for people: `3/5`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub progress: Option<String>,

@@ -200,6 +200,18 @@ impl Runner {
                 cluster.me.node = Some((*name).to_owned());
                 cluster.me.other_replica = rest.contains(&"replica");
             }
+            ["repository", "unread"] => {
+                cluster.repository.loaded = false;
+                cluster.repository.error = None;
+            }
+            ["repository", "unreachable"] => {
+                cluster.repository.loaded = false;
+                cluster.repository.error = Some("no answer".to_owned());
+            }
+            ["repository", "read"] => {
+                cluster.repository.loaded = true;
+                cluster.repository.error = None;
+            }
             ["watch", "stale"] => cluster.watches_since = Some(cluster.now - SignedDuration::from_secs(121)),
             ["watch", "fresh"] => cluster.watches_since = None,
             ["at", instant] => cluster.now = instant.parse().unwrap(),
@@ -289,6 +301,9 @@ impl Runner {
                 .collect::<Vec<_>>()
         )
         .unwrap();
+        for count in &status.reasons {
+            writeln!(self.out, "  waits for {}: {}", count.name, count.names.join(", ")).unwrap();
+        }
         for condition in &status.conditions {
             writeln!(
                 self.out,
