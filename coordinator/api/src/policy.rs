@@ -217,6 +217,9 @@ pub struct Drain {
     pub empty_dir: EmptyDir,
     /// Pods that no controller will make again.
     pub unmanaged_pods: UnmanagedPods,
+    /// When the pods are gone, wait until no volume (VolumeAttachment) that they used is attached to the
+    /// node any more, up to `timeout`. What pods use that stay is not waited for.
+    pub wait_for_volume_detach: bool,
 }
 
 impl Default for Drain {
@@ -228,6 +231,7 @@ impl Default for Drain {
             skip_pod_selectors: Vec::new(),
             empty_dir: EmptyDir::Refuse,
             unmanaged_pods: UnmanagedPods::Refuse,
+            wait_for_volume_detach: false,
         }
     }
 }

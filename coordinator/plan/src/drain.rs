@@ -20,7 +20,7 @@ const NO_RIGHT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a drain has not ended, the most telling first: what no waiting heals, what somebody else has to
 /// let go, what passes. What is not in here is waited for by nobody.
-const TELLING: [Reason; 10] = [
+const TELLING: [Reason; 11] = [
     Reason::EvictForbidden,
     Reason::ManyBudgets,
     Reason::WebhookDenies,
@@ -28,6 +28,7 @@ const TELLING: [Reason; 10] = [
     Reason::BudgetBlocks,
     Reason::EvictFails,
     Reason::ApiBusy,
+    Reason::VolumeDetaching,
     Reason::NamespaceTerminating,
     Reason::PodTerminating,
     Reason::Draining,

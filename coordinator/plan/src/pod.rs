@@ -4,13 +4,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use crate::volumes::{ClaimView, VolumesView};
 
 /// The pods of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DrainView {
     /// Every pod whose `spec.nodeName` is the node, finished ones too.
     pub pods: Vec<PodView>,
+    /// What is attached to the node, where the policy waits for it.
+    pub volumes: VolumesView,
     /// When all of them were last listed from the server (not from a cache, and not by a watch).
     pub listed: Option<Timestamp>,
     /// The server said that it is busy: no eviction anywhere before this.
@@ -38,6 +42,8 @@ pub struct PodView {
     pub mirror: bool,
     /// It has an emptyDir volume.
     pub empty_dir: bool,
+    /// The PersistentVolumeClaims that it uses.
+    pub claims: Vec<ClaimView>,
     /// What will make it again.
     pub controller: Controller,
     /// It is a replica of the coordinator.
@@ -169,7 +175,8 @@ fn names_another_pod(conflict: &str) -> bool {
 
 impl PodView {
     /// The view of a pod as the API server gave it; None for an object without namespace, name or UID.
-    /// `coordinator`, `answer` and whether a DaemonSet is gone are the caller's to say.
+    /// `coordinator`, `answer`, whether a DaemonSet is gone and what claims are bound to are the caller's
+    /// to say.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let meta = &pod.metadata;
@@ -198,6 +205,12 @@ impl PodView {
                 .as_ref()
                 .and_then(|spec| spec.volumes.as_ref())
                 .is_some_and(|volumes| volumes.iter().any(|volume| volume.empty_dir.is_some())),
+            claims: pod
+                .spec
+                .iter()
+                .flat_map(|spec| spec.volumes.iter().flatten())
+                .filter_map(|volume| claim(meta.name.as_deref()?, volume))
+                .collect(),
             controller: match owner {
                 None => Controller::None,
                 Some(owner) if owner.kind == "DaemonSet" => Controller::DaemonSet { gone: false },
@@ -215,4 +228,14 @@ impl PodView {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+}
+
+/// The claim behind a volume; that of an ephemeral one is named after pod and volume.
+fn claim(pod: &str, volume: &Volume) -> Option<ClaimView> {
+    let name = match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => claim.claim_name.clone(),
+        (None, Some(_)) => format!("{pod}-{}", volume.name),
+        (None, None) => return None,
+    };
+    Some(ClaimView { name, volume: None })
 }

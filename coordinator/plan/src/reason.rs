@@ -91,6 +91,7 @@ reasons! {
     EvictForbidden => "The coordinator has no right to evict pods. Apply its ClusterRole again.",
     ApiBusy => "The API server asked for a pause.",
     NamespaceTerminating => "A pod's namespace is being deleted; the pod goes with it.",
+    VolumeDetaching => "The pods are gone, but volumes that they used are still attached to the node (spec.drain.waitForVolumeDetach), or nobody sees whether they are; that is waited for until the drain's deadline. See `kubectl get volumeattachments`, and the CSI driver where one stays.",
     EvictFails => "The API server could not evict a pod; it is asked again until the drain's deadline.",
     OwnPodStays => "The coordinator's own pod is left on the node and goes down with the reboot.",
     ListingPods => "The node's pods are listed from the server.",

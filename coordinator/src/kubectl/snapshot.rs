@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use drydock_api::{ImageRepository, NodeUpgrade, ReleaseHalt, UpgradePolicy};
 use drydock_plan::{
     ApiHealth, ChannelRelease, DrainView, Myself, NodeView, Phase, Plan, PodView, Reason, ReleaseView,
-    RepositoryView, Timings, Version, World, fence::highest_term, plan,
+    RepositoryView, Timings, Version, VolumesView, World, fence::highest_term, plan,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -16,6 +16,7 @@ use crate::{
     clock::SystemClock,
     link::Link,
     metrics::Metrics,
+    observe::{Attachment, Bound, attachment, bind, put},
     repository::{Cache, Floor, Order, load},
 };
 
@@ -71,7 +72,13 @@ impl Snapshot {
             }
             repositories.insert(name, view);
         }
-        let drains = drains(&client, &upgrades).await?;
+        let waits = |policy: &UpgradePolicy| policy.spec.drain.wait_for_volume_detach;
+        let attached = if policies.values().any(waits) {
+            attachments(&client).await
+        } else {
+            Err("nobody asked".to_owned())
+        };
+        let drains = drains(&client, &upgrades, &attached).await?;
         let version = client.apiserver_version().await.ok();
         let now = Timestamp::now();
         let watches = [
@@ -151,10 +158,17 @@ where
     }
 }
 
+/// All VolumeAttachments. Whoever may not read them is told so where that matters.
+async fn attachments(client: &Client) -> Result<Vec<Attachment>, String> {
+    let found = all(client, attachment).await;
+    found.map_err(|error| error.root_cause().to_string())
+}
+
 /// The pods of nodes in dock.
 async fn drains(
     client: &Client,
     upgrades: &BTreeMap<String, NodeUpgrade>,
+    attached: &Result<Vec<Attachment>, String>,
 ) -> anyhow::Result<BTreeMap<String, DrainView>> {
     let api = Api::<Pod>::all(client.clone());
     let mut drains = BTreeMap::new();
@@ -165,8 +179,25 @@ async fn drains(
             .list(&params)
             .await
             .with_context(|| format!("the pods of node {node} cannot be listed; may you read pods?"))?;
+        let mut pods: Vec<PodView> = pods.items.iter().filter_map(PodView::of).collect();
+        let volumes = match attached {
+            Ok(attached) => {
+                let mut bound = Bound::default();
+                bind(client, &pods, &mut bound).await;
+                pods.iter_mut().for_each(|pod| put(pod, &bound));
+                let here = attached.iter().filter(|attachment| attachment.node == *node);
+                VolumesView::Seen {
+                    attached: here.map(|attachment| attachment.volume.clone()).collect(),
+                    heard: Timestamp::now(),
+                }
+            }
+            Err(error) => VolumesView::Unseen {
+                error: Some(error.clone()),
+            },
+        };
         let view = DrainView {
-            pods: pods.items.iter().filter_map(PodView::of).collect(),
+            pods,
+            volumes,
             listed: Some(Timestamp::now()),
             busy_until: None,
         };

@@ -12,6 +12,7 @@ use crate::{
     phase::Phase,
     reason::{Note, Reason},
     scene::PolicyScene,
+    volumes::{self, Attached},
     windows::{add, between},
 };
 
@@ -49,13 +50,7 @@ impl Case<'_, '_> {
         let step = match self.drained(policy, over) {
             Drained::Stop(note) => self.leave(Phase::Leaving, note, AttemptClass::NotTried),
             Drained::Yes(notes) => self.grant(policy, over, notes),
-            Drained::List => {
-                let list = Action::ListPods {
-                    node: self.node.name.clone(),
-                    attempt: self.dock.attempt.clone(),
-                };
-                Step::act(Phase::Draining, Reason::ListingPods, Some(list)).until(over)
-            }
+            Drained::List => Step::act(Phase::Draining, Reason::ListingPods, Some(self.list())).until(over),
             Drained::Not(step) => self.not_drained(policy, step),
         };
         step.and(kept)
@@ -113,23 +108,48 @@ impl Case<'_, '_> {
         if !state.refused.is_empty() {
             return Drained::Stop(Note::new(Reason::PodRefused, drain::names(&state.refused)));
         }
-        match (state.remaining, late) {
-            (0, _) if fresh => Drained::Yes(state.notes),
-            (0, false) => Drained::List,
-            (0, true) if view.listed.is_none_or(|at| at < over) => Drained::List,
-            (0, true) => Drained::List,
-            (_, true) if force => Drained::Yes(vec![Note::new(
-                Reason::DrainForced,
-                format!("{} pods are left", state.remaining),
-            )]),
-            (_, true) => Drained::Stop(self.timeout(&state)),
-            (_, false) => Drained::Not(self.evict(state, over)),
+        if state.remaining > 0 {
+            let left = format!("{} pods are left", state.remaining);
+            return match (late, force) {
+                (false, _) => Drained::Not(self.evict(state, over)),
+                (true, false) => Drained::Stop(timeout(&state.notes)),
+                (true, true) => Drained::Yes(vec![Note::new(Reason::DrainForced, left)]),
+            };
+        }
+        let attached = volumes::attached(
+            view,
+            drain,
+            self.dock.cordoned,
+            self.own_node(),
+            &world.timings,
+            now,
+        );
+        match (attached, late) {
+            (None, _) if fresh => Drained::Yes(state.notes),
+            (None, _) => Drained::List,
+            (Some(attached), false) => Drained::Not(self.detach(attached, state, fresh, over)),
+            (Some(attached), true) if force => {
+                Drained::Yes(vec![Note::new(Reason::DrainForced, attached.note.to_string())])
+            }
+            (Some(attached), true) => Drained::Stop(timeout(&[attached.note])),
         }
     }
 
-    fn timeout(&self, state: &DrainState) -> Note {
-        let why: Vec<String> = state.notes.iter().map(ToString::to_string).collect();
-        Note::new(Reason::DrainTimeout, drain::names(&why))
+    /// The pods are gone, and what they used is not.
+    fn detach(&self, attached: Attached, state: DrainState, fresh: bool, over: Timestamp) -> Step {
+        let list = (attached.unread && !fresh).then(|| self.list());
+        let until = Note::new(Reason::Draining, format!("no pod is left, until {over}"));
+        Step::act(Phase::Draining, attached.note, list)
+            .and([until])
+            .and(state.notes)
+            .until(over)
+    }
+
+    fn list(&self) -> Action {
+        Action::ListPods {
+            node: self.node.name.clone(),
+            attempt: self.dock.attempt.clone(),
+        }
     }
 
     /// What blocks stands before how many are left: nobody asks why something happens.
@@ -203,4 +223,9 @@ impl Case<'_, '_> {
             ..Step::act(Phase::Drained, Reason::Drained, action)
         }
     }
+}
+
+fn timeout(notes: &[Note]) -> Note {
+    let why: Vec<String> = notes.iter().map(ToString::to_string).collect();
+    Note::new(Reason::DrainTimeout, drain::names(&why))
 }

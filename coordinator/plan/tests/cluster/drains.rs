@@ -343,3 +343,42 @@ fn a_drain_names_what_blocks_it_first() {
         );
     }
 }
+
+/// Whose a volume is that stays attached is asked again, not guessed.
+#[test]
+fn a_claim_that_was_not_read_is_named_and_read_with_the_next_list() {
+    let mut cluster = Cluster::new("2026-11-02T08:00:00Z".parse().unwrap());
+    cluster.release("1.0");
+    cluster.release("2.0");
+    cluster.apply("a", policy("a", "{drain: {waitForVolumeDetach: true}}"));
+    cluster.join("n1", "1.0", [("pool".to_owned(), "a".to_owned())].into());
+    cluster.pod("n1", "logs", Controller::DaemonSet { gone: false });
+    cluster.attach("n1", "pv-logs");
+    let unread = |cluster: &mut Cluster, volume: Option<&str>| {
+        let pod = &mut cluster.pods.get_mut("n1").unwrap()[0];
+        pod.claims[0].volume = volume.map(str::to_owned);
+    };
+    unread(&mut cluster, None);
+    cluster.stuck_volumes.insert("pv-logs".to_owned());
+    let mut lists = 0;
+    for _ in 0..20 {
+        let made = plan(&cluster.world());
+        let list = |action: &&Action| matches!(action, Action::ListPods { .. });
+        lists += made.actions.iter().filter(list).count();
+        cluster.execute(&made, 1, usize::MAX).unwrap();
+        cluster.tick();
+    }
+    assert!(lists > 2, "{lists} lists");
+    let notes = &plan(&cluster.world()).nodes["n1"].notes;
+    assert_eq!(
+        notes[0].to_string(),
+        "VolumeDetaching: pv-logs; not read, and maybe among them: claim pv-logs-claim of default/logs"
+    );
+    unread(&mut cluster, Some("pv-logs"));
+    for _ in 0..3 {
+        let made = plan(&cluster.world());
+        cluster.execute(&made, 1, usize::MAX).unwrap();
+        cluster.tick();
+    }
+    assert!(cluster.upgrades["n1"].spec.grant.is_some());
+}

@@ -127,6 +127,15 @@ impl Runner {
                     pod.labels.insert("stubborn".to_owned(), String::new());
                 }
             }
+            ["volume", volume, "of", node] => cluster.attach(node, volume),
+            ["volume", volume, "stuck"] => {
+                cluster.stuck_volumes.insert((*volume).to_owned());
+            }
+            ["volume", volume, "detached"] => {
+                cluster.stuck_volumes.remove(*volume);
+            }
+            ["volumes", "hidden"] => cluster.volumes_hidden = true,
+            ["volumes", "seen"] => cluster.volumes_hidden = false,
             ["pod-gone", node, name] => {
                 cluster
                     .pods
