@@ -450,14 +450,11 @@ impl Cluster {
             let status = machine.agent(now, object.as_ref());
             Checker::machine(self, &self.machines[&name], &machine, object.as_ref());
             let boot = machine.boot_id();
-            let ready = if machine.on() {
-                Readiness::Ready
-            } else {
-                Readiness::Unknown
-            };
+            let up = machine.ready();
+            let ready = if up { Readiness::Ready } else { Readiness::Unknown };
             self.machines.insert(name.clone(), machine.clone());
             if let Some(node) = self.nodes.get(&name)
-                && (node.ready != ready || (machine.on() && node.boot_id != boot))
+                && (node.ready != ready || (up && node.boot_id != boot))
             {
                 self.touch_node(&name, |node| {
                     if node.ready != ready || node.boot_id != boot {

@@ -162,6 +162,12 @@ impl Runner {
             ["machine", name, "cuts", times] => {
                 cluster.machines.get_mut(*name).unwrap().cuts = times.parse().unwrap();
             }
+            ["kubelet", name, state @ ("up" | "down")] => {
+                cluster.machines.get_mut(*name).unwrap().kubelet_down = *state == "down";
+            }
+            ["kubelet", name, "down", "after", "reboot"] => {
+                cluster.machines.get_mut(*name).unwrap().kubelet_down_next = true;
+            }
             ["machine", name, "deaf"] => cluster.machines.get_mut(*name).unwrap().deaf = true,
             ["machine", name, "bricks"] => cluster.machines.get_mut(*name).unwrap().bricks = true,
             ["machine", name, "repaired"] => cluster.revive(name),
@@ -178,9 +184,17 @@ impl Runner {
                 cluster.tick();
             }
             ["ask", name, verb @ ("cancel" | "release")] => {
-                let mark: DockMark = cluster.nodes[*name].mark.clone().unwrap().unwrap();
-                let ask = format!("{verb} {}", mark.attempt).parse().unwrap();
-                cluster.checker.released.insert(mark.attempt);
+                let mark: Option<DockMark> = cluster.nodes[*name].mark.clone().map(Result::unwrap);
+                let statuses = cluster
+                    .policies
+                    .values()
+                    .filter_map(|policy| policy.status.as_ref());
+                let mut places = statuses.flat_map(|status| &status.dock);
+                let place = places.find(|entry| entry.node == *name);
+                let attempt = mark.map(|mark| mark.attempt);
+                let attempt = attempt.or(place.map(|entry| entry.attempt.clone())).unwrap();
+                let ask = format!("{verb} {attempt}").parse().unwrap();
+                cluster.checker.released.insert(attempt);
                 cluster.touch_node(name, |node| node.ask = Some(Ok(ask)));
             }
             ["unhalt", version] => {
