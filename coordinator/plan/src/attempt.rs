@@ -5,6 +5,7 @@ mod asked;
 mod draining;
 mod granted;
 mod holds;
+mod late;
 mod leaving;
 mod restored;
 

@@ -20,8 +20,10 @@ use crate::{
 enum Drained {
     /// Pods are left; what is done about them.
     Not(Step),
-    /// The pods were not listed freshly enough.
+    /// The pods were never listed.
     List,
+    /// All are gone by a list that is not fresh enough for the grant.
+    ListAgain(Vec<Note>),
     /// All are gone that must go, or the policy goes on without.
     Yes(Vec<Note>),
     /// The drain ends here.
@@ -50,6 +52,11 @@ impl Case<'_, '_> {
         let step = match self.drained(policy, over) {
             Drained::Stop(note) => self.leave(Phase::Leaving, note, AttemptClass::NotTried),
             Drained::Yes(notes) => self.grant(policy, over, notes),
+            Drained::ListAgain(notes) => match self.grant_holds(policy, over) {
+                Ok(_) => Step::act(Phase::Draining, Reason::ListingPods, Some(self.list())).until(over),
+                // Nobody needs the list before that is over.
+                Err(step) => step.and(notes),
+            },
             Drained::List => Step::act(Phase::Draining, Reason::ListingPods, Some(self.list())).until(over),
             Drained::Not(step) => self.not_drained(policy, step),
         };
@@ -126,7 +133,7 @@ impl Case<'_, '_> {
         );
         match (attached, late) {
             (None, _) if fresh => Drained::Yes(state.notes),
-            (None, _) => Drained::List,
+            (None, _) => Drained::ListAgain(state.notes),
             (Some(attached), false) => Drained::Not(self.detach(attached, state, fresh, over)),
             (Some(attached), true) if force => {
                 Drained::Yes(vec![Note::new(Reason::DrainForced, attached.note.to_string())])
@@ -176,24 +183,10 @@ impl Case<'_, '_> {
     /// PROTOCOL 7: the grant, or why not yet.
     fn grant(&self, policy: &PolicyScene<'_>, over: Timestamp, notes: Vec<Note>) -> Step {
         let now = self.now();
-        let since = Some(between(self.since_cordon(), now));
-        let end = match window_holds(self.scene, policy, &self.dock.digest, &self.status, since, true) {
+        let end = match self.grant_holds(policy, over) {
             Ok(end) => end,
-            Err(note) => return self.leave(Phase::Leaving, note, AttemptClass::NotTried),
+            Err(step) => return step.and(notes),
         };
-        let waits = self
-            .pause_reason()
-            .or_else(|| (!self.answered()).then(|| Note::from(Reason::AgentSilent)))
-            .or_else(|| self.disagrees())
-            .or_else(|| budget::grant_allowed(self.scene, policy, &self.dock.digest).err());
-        if let Some(note) = waits {
-            // The agent gets the question's time after our last write, even at the drain's very end.
-            let limit = over.max(add(self.dock.since, self.scene.world.timings.question));
-            if now >= limit {
-                return self.leave(Phase::Leaving, note, AttemptClass::NotTried);
-            }
-            return Step::wait(Phase::Drained, note).until(limit).and(notes);
-        }
         let mut not_after = add(now, self.scene.world.timings.grant);
         if let Some(end) = end {
             not_after = not_after.min(end);
@@ -222,6 +215,30 @@ impl Case<'_, '_> {
             notes: drained.into_iter().chain(notes).collect(),
             ..Step::act(Phase::Drained, Reason::Drained, action)
         }
+    }
+
+    /// What keeps the grant of a drained node back; else until when it may be used.
+    fn grant_holds(&self, policy: &PolicyScene<'_>, over: Timestamp) -> Result<Option<Timestamp>, Box<Step>> {
+        let now = self.now();
+        let since = Some(between(self.since_cordon(), now));
+        let end = match window_holds(self.scene, policy, &self.dock.digest, &self.status, since, true) {
+            Ok(end) => end,
+            Err(note) => return Err(Box::new(self.leave(Phase::Leaving, note, AttemptClass::NotTried))),
+        };
+        let waits = self
+            .pause_reason()
+            .or_else(|| (!self.answered()).then(|| Note::from(Reason::AgentSilent)))
+            .or_else(|| self.disagrees())
+            .or_else(|| budget::grant_allowed(self.scene, policy, &self.dock.digest).err());
+        if let Some(note) = waits {
+            // The agent gets the question's time after our last write, even at the drain's very end.
+            let limit = over.max(add(self.dock.since, self.scene.world.timings.question));
+            if now >= limit {
+                return Err(Box::new(self.leave(Phase::Leaving, note, AttemptClass::NotTried)));
+            }
+            return Err(Box::new(Step::wait(Phase::Drained, note).until(limit)));
+        }
+        Ok(end)
     }
 }
 
