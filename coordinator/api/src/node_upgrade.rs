@@ -142,7 +142,8 @@ pub struct Dock {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", length(max = 64))]
     pub not_after: Option<Timestamp>,
-    /// Why the attempt is being ended (a reason of the planner's), from step `TakingBack` on.
+    /// Why the attempt is being ended (a reason of the planner's), from step `TakingBack` on. Of a node that
+    /// was not back at its deadline: `NotBack`, and `OnTrial` from when it came up (`since`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub why: Option<String>,

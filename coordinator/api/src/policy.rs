@@ -217,6 +217,9 @@ pub struct Drain {
     pub empty_dir: EmptyDir,
     /// Pods that no controller will make again.
     pub unmanaged_pods: UnmanagedPods,
+    /// When the pods are gone, wait until no volume (VolumeAttachment) that they used is attached to the
+    /// node any more, up to `timeout`. What pods use that stay is not waited for.
+    pub wait_for_volume_detach: bool,
 }
 
 impl Default for Drain {
@@ -228,6 +231,7 @@ impl Default for Drain {
             skip_pod_selectors: Vec::new(),
             empty_dir: EmptyDir::Refuse,
             unmanaged_pods: UnmanagedPods::Refuse,
+            wait_for_volume_detach: false,
         }
     }
 }
@@ -324,7 +328,7 @@ pub struct PolicyStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,
-    /// What the policy's release choice means now.
+    /// What the policy's release choice means now; while the repository cannot be read, what it meant before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
     /// Term of the leader that wrote last. None: this status was wiped.
@@ -333,7 +337,7 @@ pub struct PolicyStatus {
     /// The nodes that have a place in dock.
     #[schemars(length(max = 5000))]
     pub dock: Vec<DockEntry>,
-    /// Updated nodes of all selected, for people: `3/5`.
+    /// Nodes that run the target, of all selected, for people: `3/5`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub progress: Option<String>,

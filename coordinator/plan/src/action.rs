@@ -191,6 +191,8 @@ pub enum SpecChange {
     Grant,
     /// The grant is removed; its answer is waited for.
     TakeBack(Reason),
+    /// The node was not back at its deadline, or came up after it.
+    Late(Reason),
     /// The verdict.
     Verdict,
     /// The outcome is recorded; the node is let go.

@@ -5,6 +5,7 @@ mod asked;
 mod draining;
 mod granted;
 mod holds;
+mod late;
 mod leaving;
 mod restored;
 
@@ -334,8 +335,11 @@ impl<'a> Case<'_, 'a> {
         release_holds(self.scene, policy, self.upgrade, &self.dock.digest).err()
     }
 
+    /// By the agent's last word, as far as nothing newer is known: an agent that calls the reboot has seldom
+    /// the time to say so.
     fn phase_by_agent(&self) -> Phase {
         match self.status.agent_state.as_deref() {
+            Some(agent_state::ARMING) if self.rebooted() || self.went_down() => Phase::Rebooting,
             Some(agent_state::ARMING) => Phase::Arming,
             Some(agent_state::REBOOTING) => Phase::Rebooting,
             Some(agent_state::CHECKING) => Phase::Checking,

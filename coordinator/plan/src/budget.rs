@@ -157,6 +157,12 @@ pub(crate) fn grant_allowed(scene: &Scene<'_>, policy: &PolicyScene<'_>, digest:
     }
 }
 
+/// Whether as many nodes as the policy wants canaries have committed the release and soaked.
+pub(crate) fn proven(scene: &Scene<'_>, policy: &PolicyScene<'_>, digest: &str) -> bool {
+    let canaries = usize::try_from(policy.object.spec.strategy.canaries).unwrap_or(1);
+    scene.trial(policy, digest).good >= canaries.max(1).min(policy.nodes.len())
+}
+
 /// Two nodes in dock that the limits over all policies keep apart: the one that must give way. Takes no
 /// part where nothing is wrong; statuses that were wiped, and two leaders, can bring it about.
 pub(crate) fn gives_way(scene: &Scene<'_>, node: &NodeView) -> Option<Note> {

@@ -18,6 +18,25 @@ use crate::{
 /// How long eviction rests on a node after the server refused the right to it.
 const NO_RIGHT_PAUSE: Duration = Duration::from_secs(60);
 
+/// Why a drain has not ended, the most telling first: what no waiting heals, what somebody else has to
+/// let go, what passes. What is not in here is waited for by nobody.
+const TELLING: [Reason; 11] = [
+    Reason::EvictForbidden,
+    Reason::ManyBudgets,
+    Reason::WebhookDenies,
+    Reason::PodReturns,
+    Reason::BudgetBlocks,
+    Reason::EvictFails,
+    Reason::ApiBusy,
+    Reason::VolumeDetaching,
+    Reason::NamespaceTerminating,
+    Reason::PodTerminating,
+    Reason::Draining,
+];
+
+/// Notes about one drain.
+const NOTES: usize = 8;
+
 /// What is left of a drain.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct DrainState {
@@ -27,7 +46,7 @@ pub(crate) struct DrainState {
     pub evict: Vec<PodRef>,
     /// Pods that must go and are still there, asked or not.
     pub remaining: usize,
-    /// Why they are still there.
+    /// Why they are still there, the most telling first.
     pub notes: Vec<Note>,
     /// When a pod may be asked again.
     pub wake_at: Option<Timestamp>,
@@ -140,10 +159,17 @@ pub(crate) fn state(
     }
     state.notes = reasons
         .into_iter()
-        .take(8)
         .map(|(reason, text)| Note::new(reason, text))
         .collect();
+    tell(&mut state.notes);
+    state.notes.truncate(NOTES);
     state
+}
+
+/// Puts the most telling first.
+pub(crate) fn tell(notes: &mut [Note]) {
+    let place = |reason| TELLING.iter().position(|other| *other == reason);
+    notes.sort_by_key(|note| place(note.reason).unwrap_or(TELLING.len()));
 }
 
 /// What the server last said about a pod that is still there.

@@ -27,6 +27,7 @@ pub mod selector;
 mod take;
 mod target;
 pub mod version;
+pub mod volumes;
 pub mod windows;
 pub mod world;
 
@@ -37,6 +38,7 @@ pub use planner::{NodeAssessment, Plan, PolicyAssessment, plan};
 pub use pod::{Answer, Controller, DrainView, PodView, RawAnswer};
 pub use reason::{Note, Reason};
 pub use version::Version;
+pub use volumes::{ClaimView, VolumesView};
 pub use world::{
     ApiHealth, ChannelRelease, Myself, ReleaseView, RepositoryView, StateFormat, Timings, World,
 };

@@ -23,7 +23,7 @@ pub enum Phase {
     Granted,
     /// The slot is read back and armed.
     Arming,
-    /// Going down, or not up yet.
+    /// Going down, or not up yet, by the agent's word, the Node's or its boot ID.
     Rebooting,
     /// A trial boot: local checks.
     Checking,

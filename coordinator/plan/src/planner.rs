@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::{
     action::{Action, EventTarget, ObjectRef, SpecChange, StatusChange},
     attempt::{self, Place, Step},
-    budget::Given,
+    budget::{self, Given},
     fence::fence,
     halt,
     idle::{self, Idle},
@@ -98,6 +98,8 @@ struct Draft<'s, 'a> {
     places: Vec<(&'a str, Place)>,
     /// Objects that this plan already writes.
     written: BTreeSet<(&'static str, String)>,
+    /// Grants that this plan gives of releases that no canary has proven: policy and digest.
+    on_trial: BTreeSet<(String, String)>,
     give_up: bool,
 }
 
@@ -112,6 +114,7 @@ impl<'s, 'a> Draft<'s, 'a> {
             idles: BTreeMap::new(),
             places: Vec::new(),
             written: BTreeSet::new(),
+            on_trial: BTreeSet::new(),
             give_up: false,
         }
     }
@@ -177,9 +180,14 @@ impl<'s, 'a> Draft<'s, 'a> {
         }
     }
 
-    fn in_dock(&mut self, node: &'a NodeView, step: Step, policies: Vec<String>) -> NodeAssessment {
+    fn in_dock(&mut self, node: &'a NodeView, mut step: Step, policies: Vec<String>) -> NodeAssessment {
         for action in step.actions {
-            self.add(action);
+            if self.counts_already(&action) {
+                let text = "another node is granted its reboot by this very plan";
+                step.notes.insert(0, Note::new(Reason::CanaryFirst, text));
+            } else {
+                self.add(action);
+            }
         }
         if let Some(place) = step.place {
             self.places.push((node.name.as_str(), place));
@@ -192,6 +200,23 @@ impl<'s, 'a> Draft<'s, 'a> {
             pending: docked && !report::stuck(step.phase),
             wake_at: step.wake_at,
         }
+    }
+
+    /// A second grant of a release on trial was judged without the first: it waits for the next plan, which
+    /// sees that one.
+    fn counts_already(&mut self, action: &Action) -> bool {
+        let Action::WriteSpec {
+            spec,
+            change: SpecChange::Grant,
+            ..
+        } = action
+        else {
+            return false;
+        };
+        let Some(dock) = &spec.dock else { return false };
+        let policy = self.scene.policies.get(dock.policy.as_str());
+        policy.is_some_and(|policy| !budget::proven(self.scene, policy, &dock.digest))
+            && !self.on_trial.insert((dock.policy.clone(), dock.digest.clone()))
     }
 
     fn not_in_dock(&mut self, node: &'a NodeView, idle: Idle, policies: Vec<String>) -> NodeAssessment {
@@ -405,7 +430,7 @@ fn event_of(action: &Action) -> Option<Action> {
         ),
         Action::WriteSpec {
             upgrade,
-            change: SpecChange::Leave(reason) | SpecChange::TakeBack(reason),
+            change: SpecChange::Leave(reason) | SpecChange::TakeBack(reason) | SpecChange::Late(reason),
             ..
         } => on_node(&upgrade.name, *reason, reason.explain().to_owned()),
         _ => None,

@@ -4,13 +4,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use crate::volumes::{ClaimView, VolumesView};
 
 /// The pods of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DrainView {
     /// Every pod whose `spec.nodeName` is the node, finished ones too.
     pub pods: Vec<PodView>,
+    /// What is attached to the node, where the policy waits for it.
+    pub volumes: VolumesView,
     /// When all of them were last listed from the server (not from a cache, and not by a watch).
     pub listed: Option<Timestamp>,
     /// The server said that it is busy: no eviction anywhere before this.
@@ -38,6 +42,8 @@ pub struct PodView {
     pub mirror: bool,
     /// It has an emptyDir volume.
     pub empty_dir: bool,
+    /// The PersistentVolumeClaims that it uses.
+    pub claims: Vec<ClaimView>,
     /// What will make it again.
     pub controller: Controller,
     /// It is a replica of the coordinator.
@@ -80,7 +86,8 @@ pub enum Answer {
         /// `Retry-After`.
         retry_after: Duration,
     },
-    /// An admission webhook, or something else that concerns this pod alone, says no.
+    /// An admission webhook or a ValidatingAdmissionPolicy, or something else that concerns this pod
+    /// alone, says no.
     Denied {
         /// The server's words.
         text: String,
@@ -124,12 +131,15 @@ impl Answer {
     pub fn read(raw: RawAnswer<'_>) -> Self {
         let text = || raw.message.chars().take(300).collect::<String>();
         let lower = raw.message.to_ascii_lowercase();
-        if lower.contains("admission webhook") && lower.contains("denied") {
+        // Whatever their codes are: both choose them freely.
+        let admission = lower.contains("admission webhook") || lower.contains("validatingadmissionpolicy");
+        if raw.code >= 400 && admission && lower.contains("denied") {
             return Self::Denied { text: text() };
         }
         match raw.code {
             200..=299 => Self::Accepted,
-            404 | 409 => Self::Gone,
+            404 => Self::Gone,
+            409 if names_another_pod(&lower) => Self::Gone,
             429 if raw.causes.iter().any(|cause| cause == "DisruptionBudget") => {
                 Self::Budget { text: text() }
             }
@@ -155,9 +165,18 @@ impl Answer {
     }
 }
 
+/// Whether a conflict (its message in lower case) says that the pod of this name has another UID. The
+/// registry and the storage have each their own words for it. A conflict that is about the pod's version,
+/// or about the budget that the server could not count down against others, leaves the pod where it is.
+fn names_another_pod(conflict: &str) -> bool {
+    let of_uid = conflict.contains("uid in the precondition") || conflict.contains("uid in precondition");
+    of_uid && !conflict.contains("on poddisruptionbudget")
+}
+
 impl PodView {
     /// The view of a pod as the API server gave it; None for an object without namespace, name or UID.
-    /// `coordinator`, `answer` and whether a DaemonSet is gone are the caller's to say.
+    /// `coordinator`, `answer`, whether a DaemonSet is gone and what claims are bound to are the caller's
+    /// to say.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let meta = &pod.metadata;
@@ -186,6 +205,12 @@ impl PodView {
                 .as_ref()
                 .and_then(|spec| spec.volumes.as_ref())
                 .is_some_and(|volumes| volumes.iter().any(|volume| volume.empty_dir.is_some())),
+            claims: pod
+                .spec
+                .iter()
+                .flat_map(|spec| spec.volumes.iter().flatten())
+                .filter_map(|volume| claim(meta.name.as_deref()?, volume))
+                .collect(),
             controller: match owner {
                 None => Controller::None,
                 Some(owner) if owner.kind == "DaemonSet" => Controller::DaemonSet { gone: false },
@@ -203,4 +228,14 @@ impl PodView {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+}
+
+/// The claim behind a volume; that of an ephemeral one is named after pod and volume.
+fn claim(pod: &str, volume: &Volume) -> Option<ClaimView> {
+    let name = match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => claim.claim_name.clone(),
+        (None, Some(_)) => format!("{pod}-{}", volume.name),
+        (None, None) => return None,
+    };
+    Some(ClaimView { name, volume: None })
 }

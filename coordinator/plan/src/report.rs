@@ -43,33 +43,82 @@ pub(crate) fn status(
     let mut status = policy.status.clone();
     status.observed_generation = policy.object.metadata.generation;
     status.term = Some(scene.world.term);
-    status.target = policy.goal.as_ref().ok().map(|goal| Target {
-        digest: goal.digest.clone(),
-        version: goal.version.to_string(),
-    });
-    status.progress = Some(format!("{updated}/{}", policy.nodes.len()));
+    status.target = target(policy);
+    // Against a target that nobody knows nothing can be counted.
+    status.progress =
+        (status.target.is_some() || !unreadable(policy)).then(|| format!("{updated}/{}", policy.nodes.len()));
     status.phases = counts(mine.iter().map(|(name, node)| (node.phase.name(), *name)));
+    status.next_window = calendar.and_then(|calendar| calendar.next_window(scene.world.now));
+    status.conditions = conditions(scene, policy, held, &mine, waiting);
+    if unread(scene, policy) && knew(policy.status) {
+        keep(policy.status, &mut status);
+        return status;
+    }
     status.reasons = counts(
         mine.iter()
             .filter_map(|(name, node)| Some((node.notes.first()?.reason, *name)))
             .filter(|(reason, _)| *reason != Reason::UpToDate)
             .map(|(reason, name)| (reason.name(), name)),
     );
-    status.next_window = calendar.and_then(|calendar| calendar.next_window(scene.world.now));
     status.forecast_end = forecast(scene, policy, waiting);
-    status.conditions = conditions(scene, policy, held, &mine, waiting);
     status
 }
 
+/// The target is not known because the repository cannot be read, for now.
+fn unreadable(policy: &PolicyScene<'_>) -> bool {
+    let reason = policy.goal.as_ref().err().map(|note| note.reason);
+    matches!(reason, Some(Reason::RepositoryNotRead | Reason::MetadataExpired))
+}
+
+/// This leader has not looked into the repository yet. That lasts until its first try has ended; from then
+/// on the status says that the repository is not read.
+fn unread(scene: &Scene<'_>, policy: &PolicyScene<'_>) -> bool {
+    let repository = scene.world.repositories.get(&policy.object.spec.repository);
+    repository.is_some_and(|repository| !repository.looked())
+}
+
+/// Whoever wrote this status had read the repository.
+fn knew(status: &PolicyStatus) -> bool {
+    let mut conditions = status.conditions.iter();
+    conditions.any(|old| old.type_ == "Progressing" && old.reason != Reason::RepositoryNotRead.name())
+}
+
+/// What follows from the repository stays as the last leader left it.
+fn keep(old: &PolicyStatus, status: &mut PolicyStatus) {
+    if status.target.is_none() {
+        status.progress.clone_from(&old.progress);
+    }
+    for condition in &mut status.conditions {
+        let same = |old: &&Condition| old.type_ == condition.type_ && old.type_ != "Accepted";
+        if let Some(old) = old.conditions.iter().find(same) {
+            condition.clone_from(old);
+        }
+    }
+}
+
+/// What the release choice means now; while the repository cannot be read, what it meant before.
+fn target(policy: &PolicyScene<'_>) -> Option<Target> {
+    match &policy.goal {
+        Ok(goal) => Some(Target {
+            digest: goal.digest.clone(),
+            version: goal.version.to_string(),
+        }),
+        Err(_) if unreadable(policy) => policy.status.target.clone(),
+        Err(_) => None,
+    }
+}
+
 fn is_updated(scene: &Scene<'_>, policy: &PolicyScene<'_>, node: &str) -> bool {
-    let Ok(goal) = &policy.goal else { return false };
+    let Some(target) = target(policy) else {
+        return false;
+    };
     let running = scene
         .world
         .upgrades
         .get(node)
         .and_then(|upgrade| upgrade.status.as_ref())
         .is_some_and(|status| {
-            status.running.as_deref() == Some(goal.digest.as_str()) && status.running_good == Some(true)
+            status.running.as_deref() == Some(target.digest.as_str()) && status.running_good == Some(true)
         });
     running && !scene.in_dock.contains_key(node)
 }

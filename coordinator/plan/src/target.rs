@@ -87,7 +87,7 @@ pub(crate) fn usable<'a>(world: &'a World, name: &str) -> Result<&'a RepositoryV
         .get(name)
         .ok_or_else(|| Note::new(Reason::RepositoryUnknown, name))?;
     if !repository.loaded {
-        let error = repository.error.clone().unwrap_or_default();
+        let error = repository.error.as_deref().unwrap_or("is being read");
         return Err(Note::new(Reason::RepositoryNotRead, format!("{name} {error}")));
     }
     match repository.expires {

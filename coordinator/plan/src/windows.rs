@@ -101,7 +101,21 @@ impl Calendar {
             start: Timestamp::MIN,
             end: Timestamp::MAX,
         }];
-        let mut open = self.windows.as_deref().unwrap_or(&all).to_vec();
+        self.without_freezes(self.windows.as_deref().unwrap_or(&all), kind)
+    }
+
+    /// The stretches that no freeze of this kind covers, whatever windows say.
+    #[must_use]
+    pub fn thawed(&self, kind: Kind) -> Vec<Span> {
+        let all = [Span {
+            start: Timestamp::MIN,
+            end: Timestamp::MAX,
+        }];
+        self.without_freezes(&all, kind)
+    }
+
+    fn without_freezes(&self, spans: &[Span], kind: Kind) -> Vec<Span> {
+        let mut open = spans.to_vec();
         for (scope, spans) in &self.freezes {
             if concerns(*scope, kind) {
                 open = without(&open, spans);

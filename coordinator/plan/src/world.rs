@@ -119,7 +119,7 @@ pub struct RepositoryView {
     pub url: String,
     /// Its metadata was read and verified.
     pub loaded: bool,
-    /// The last error, for people.
+    /// The last error, for people. None in one that was not `loaded`: the first try has not ended yet.
     pub error: Option<String>,
     /// When the first of its metadata roles expires.
     pub expires: Option<Timestamp>,
@@ -127,6 +127,14 @@ pub struct RepositoryView {
     pub channels: BTreeMap<String, Vec<ChannelRelease>>,
     /// Every release that the metadata lists, by digest.
     pub releases: BTreeMap<String, ReleaseView>,
+}
+
+impl RepositoryView {
+    /// Whether a try to read it has ended, well or not.
+    #[must_use]
+    pub fn looked(&self) -> bool {
+        self.loaded || self.error.is_some()
+    }
 }
 
 /// A release's place in a channel.

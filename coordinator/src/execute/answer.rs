@@ -37,9 +37,12 @@ fn of_status(status: &Status, pause: Option<Duration>) -> Answer {
     // The message is the same for every budget; which one it is, and what it lacks, says the cause.
     let said = details.iter().flat_map(|details| &details.causes);
     let mut message = status.message.clone();
-    for cause in said.filter(|cause| !cause.message.is_empty()) {
-        message.push(' ');
-        message.push_str(&cause.message);
+    for cause in said {
+        // An admission policy says the same in both.
+        if !message.contains(&cause.message) {
+            message.push(' ');
+            message.push_str(&cause.message);
+        }
     }
     Answer::read(RawAnswer {
         code: status.code,
@@ -192,6 +195,27 @@ mod tests {
             assert_eq!(class(&answer), expected, "{status}");
         }
         assert_eq!(class(&read(&Ok(()), None)), "Accepted");
+    }
+
+    #[test]
+    fn an_admission_policy_that_denies_is_named_once() {
+        let denial = "ValidatingAdmissionPolicy 'keep' with binding 'all' denied request: not by day";
+        let status = refused(
+            422,
+            "Invalid",
+            &format!("pods \"a\" is forbidden: {denial}"),
+            json!({"name": "a", "kind": "pods", "causes": [{"message": denial}]}),
+        );
+        let status: Status = serde_json::from_value(status).unwrap();
+        let answer = read::<()>(&Err(kube::Error::Api(Box::new(status))), None);
+        let told = told(&answer).unwrap();
+        assert_eq!(
+            told,
+            (
+                Reason::WebhookDenies,
+                format!("pods \"a\" is forbidden: {denial}").as_str()
+            )
+        );
     }
 
     #[test]

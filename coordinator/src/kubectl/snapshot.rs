@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use drydock_api::{ImageRepository, NodeUpgrade, ReleaseHalt, UpgradePolicy};
 use drydock_plan::{
-    ApiHealth, ChannelRelease, DrainView, Myself, NodeView, Plan, PodView, ReleaseView, RepositoryView,
-    Timings, Version, World, fence::highest_term, plan,
+    ApiHealth, ChannelRelease, DrainView, Myself, NodeView, Phase, Plan, PodView, Reason, ReleaseView,
+    RepositoryView, Timings, Version, VolumesView, World, fence::highest_term, plan,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -16,6 +16,7 @@ use crate::{
     clock::SystemClock,
     link::Link,
     metrics::Metrics,
+    observe::{Attachment, Bound, attachment, bind, put},
     repository::{Cache, Floor, Order, load},
 };
 
@@ -23,6 +24,17 @@ use crate::{
 const PAGE: u32 = 500;
 /// How long a repository may take before its status in the cluster is believed instead.
 const REPOSITORY_WITHIN: Duration = Duration::from_secs(10);
+
+/// What evictions were answered with: known to who evicts, and to nobody who only reads.
+const ANSWERS: [Reason; 7] = [
+    Reason::EvictForbidden,
+    Reason::ManyBudgets,
+    Reason::WebhookDenies,
+    Reason::BudgetBlocks,
+    Reason::EvictFails,
+    Reason::ApiBusy,
+    Reason::NamespaceTerminating,
+];
 
 /// What was read, and what the planner says of it.
 pub struct Snapshot {
@@ -60,7 +72,13 @@ impl Snapshot {
             }
             repositories.insert(name, view);
         }
-        let drains = drains(&client, &upgrades).await?;
+        let waits = |policy: &UpgradePolicy| policy.spec.drain.wait_for_volume_detach;
+        let attached = if policies.values().any(waits) {
+            attachments(&client).await
+        } else {
+            Err("nobody asked".to_owned())
+        };
+        let drains = drains(&client, &upgrades, &attached).await?;
         let version = client.apiserver_version().await.ok();
         let now = Timestamp::now();
         let watches = [
@@ -91,12 +109,32 @@ impl Snapshot {
             repositories,
             drains,
         };
-        let plan = plan(&world);
+        let mut plan = plan(&world);
+        add_answers(&mut plan, &world.policies);
         Ok(Self {
             world,
             plan,
             second_hand,
         })
+    }
+}
+
+/// Says of draining nodes what the coordinator has written of them in its policy's status, where that is
+/// what an eviction was answered with. It goes first, as it did there.
+fn add_answers(plan: &mut Plan, policies: &BTreeMap<String, UpgradePolicy>) {
+    for (name, node) in &mut plan.nodes {
+        let [policy] = node.policies.as_slice() else {
+            continue;
+        };
+        let status = policies.get(policy).and_then(|policy| policy.status.as_ref());
+        let mut counts = status.iter().flat_map(|status| &status.reasons);
+        let told = counts
+            .find(|count| count.names.contains(name))
+            .and_then(|count| count.name.parse().ok())
+            .filter(|reason| ANSWERS.contains(reason));
+        if let (Phase::Draining, Some(reason)) = (node.phase, told) {
+            node.notes.insert(0, reason.into());
+        }
     }
 }
 
@@ -120,10 +158,17 @@ where
     }
 }
 
+/// All VolumeAttachments. Whoever may not read them is told so where that matters.
+async fn attachments(client: &Client) -> Result<Vec<Attachment>, String> {
+    let found = all(client, attachment).await;
+    found.map_err(|error| error.root_cause().to_string())
+}
+
 /// The pods of nodes in dock.
 async fn drains(
     client: &Client,
     upgrades: &BTreeMap<String, NodeUpgrade>,
+    attached: &Result<Vec<Attachment>, String>,
 ) -> anyhow::Result<BTreeMap<String, DrainView>> {
     let api = Api::<Pod>::all(client.clone());
     let mut drains = BTreeMap::new();
@@ -134,8 +179,25 @@ async fn drains(
             .list(&params)
             .await
             .with_context(|| format!("the pods of node {node} cannot be listed; may you read pods?"))?;
+        let mut pods: Vec<PodView> = pods.items.iter().filter_map(PodView::of).collect();
+        let volumes = match attached {
+            Ok(attached) => {
+                let mut bound = Bound::default();
+                bind(client, &pods, &mut bound).await;
+                pods.iter_mut().for_each(|pod| put(pod, &bound));
+                let here = attached.iter().filter(|attachment| attachment.node == *node);
+                VolumesView::Seen {
+                    attached: here.map(|attachment| attachment.volume.clone()).collect(),
+                    heard: Timestamp::now(),
+                }
+            }
+            Err(error) => VolumesView::Unseen {
+                error: Some(error.clone()),
+            },
+        };
         let view = DrainView {
-            pods: pods.items.iter().filter_map(PodView::of).collect(),
+            pods,
+            volumes,
             listed: Some(Timestamp::now()),
             busy_until: None,
         };

@@ -13,7 +13,7 @@ use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
 use kube::{Api, Client};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Feed, Selected};
+use super::{Bound, Feed, Selected, bind, put, volumes::Volumes};
 use crate::{clock::Clock, metrics::Metrics, settings::Settings};
 
 /// The pods of all nodes in dock.
@@ -23,6 +23,8 @@ pub struct Drains {
     metrics: Metrics,
     changed: tokio::sync::watch::Sender<u64>,
     own: OwnPods,
+    /// What is attached, where a drain asks for it.
+    pub(super) volumes: Volumes,
     state: Mutex<State>,
 }
 
@@ -39,6 +41,8 @@ struct Drain {
     answers: HashMap<String, (Timestamp, Answer)>,
     /// UIDs of DaemonSets that are no more.
     gone: BTreeSet<String>,
+    /// What claims of its pods are bound to, as far as that was asked.
+    bound: Bound,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -67,6 +71,7 @@ impl Drains {
         let pairs = settings.replica_selector.split(',');
         let labels = pairs.filter_map(|pair| pair.split_once('='));
         Self {
+            volumes: Volumes::new(client.clone(), metrics, changed.clone()),
             client,
             clock: Arc::clone(clock),
             metrics: metrics.clone(),
@@ -98,10 +103,16 @@ impl Drains {
             .unwrap_or_else(|| Feed::new("pods", self.changed.clone(), |a, b| a == b));
         let version = feed.list(&api, &selected, &keep).await?;
         let gone = self.gone_daemon_sets(&feed).await;
+        let mut bound = self.bound(node);
+        if self.volumes.wanted(node) {
+            let pods: Vec<PodView> = feed.items().into_values().map(|followed| followed.pod).collect();
+            bind(&self.client, &pods, &mut bound).await;
+        }
         let mut state = self.lock();
         if let Some(drain) = state.nodes.get_mut(node) {
             drain.listed = began;
             drain.gone = gone;
+            drain.bound = bound;
         } else {
             let follow = feed
                 .clone()
@@ -111,6 +122,7 @@ impl Drains {
                 listed: began,
                 answers: HashMap::new(),
                 gone,
+                bound,
                 _task: AbortOnDropHandle::new(tokio::spawn(follow)),
             };
             state.nodes.insert(node.to_owned(), drain);
@@ -118,6 +130,11 @@ impl Drains {
         drop(state);
         self.bump();
         Ok(())
+    }
+
+    fn bound(&self, node: &str) -> Bound {
+        let known = self.lock().nodes.get(node).map(|drain| drain.bound.clone());
+        known.unwrap_or_default()
     }
 
     /// Which DaemonSets of these pods are no more. One that cannot be read counts as being there.
@@ -166,11 +183,13 @@ impl Drains {
 
     /// What the planner sees.
     pub(super) fn views(&self, now: Timestamp) -> BTreeMap<String, DrainView> {
+        let mut volumes = self.volumes.views(now);
         let state = self.lock();
         let busy_until = state.busy_until.filter(|until| *until > now);
         let views = state.nodes.iter().map(|(node, drain)| {
             let view = DrainView {
                 pods: drain.pods(),
+                volumes: volumes.remove(node).unwrap_or_default(),
                 listed: Some(drain.listed),
                 busy_until,
             };
@@ -193,6 +212,7 @@ impl Drain {
         let pods = self.feed.items().into_values().map(|followed| {
             let mut pod = followed.pod;
             pod.answer = self.answers.get(&pod.uid).cloned();
+            put(&mut pod, &self.bound);
             if let (Controller::DaemonSet { gone }, Some((uid, _))) =
                 (&mut pod.controller, &followed.daemon_set)
             {

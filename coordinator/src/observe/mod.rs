@@ -4,17 +4,19 @@
 mod drains;
 mod feed;
 mod replicas;
+mod volumes;
 
 pub use drains::Drains;
 pub use feed::{Feed, Kept, Selected};
+pub(crate) use volumes::{Attachment, Bound, attachment, bind, put};
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use drydock_api::{ImageRepository, NodeUpgrade, ReleaseHalt, UpgradePolicy};
+use drydock_api::{DockStep, ImageRepository, NodeUpgrade, ReleaseHalt, UpgradePolicy};
 use drydock_plan::{ApiHealth, NodeView, RepositoryView, World};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
@@ -150,6 +152,9 @@ impl Observer {
         let policies = self.policies.items();
         self.drains
             .keep_only(|node| in_dock(node, &nodes, &upgrades, &policies));
+        self.drains
+            .volumes
+            .only_for(waiting_for_volumes(&upgrades, &policies));
         let halts = self.halts.items().into_values();
         World {
             now,
@@ -208,6 +213,21 @@ fn in_dock(
         || entries
             .flat_map(|status| &status.dock)
             .any(|entry| entry.node == node)
+}
+
+/// Nodes that are drained for a policy that waits until their volumes are detached.
+fn waiting_for_volumes(
+    upgrades: &BTreeMap<String, NodeUpgrade>,
+    policies: &BTreeMap<String, UpgradePolicy>,
+) -> BTreeSet<String> {
+    let waits = |upgrade: &NodeUpgrade| {
+        let dock = upgrade.spec.dock.as_ref();
+        let dock = dock.filter(|dock| dock.step == DockStep::Draining);
+        dock.and_then(|dock| policies.get(&dock.policy))
+            .is_some_and(|policy| policy.spec.drain.wait_for_volume_detach)
+    };
+    let waiting = upgrades.iter().filter(|(_, upgrade)| waits(upgrade));
+    waiting.map(|(node, _)| node.clone()).collect()
 }
 
 /// A kubelet's heartbeat changes the resourceVersion and nothing that is kept: no reason for a plan.

@@ -193,6 +193,15 @@ async fn a_budget_that_blocks_is_named_and_a_person_can_cancel() {
         })
     };
     until("the budget is named", told).await;
+    until("the policy counts the node under what blocks it", || {
+        let policy = server.get("drydock.dev", "upgradepolicies", "", "all").unwrap();
+        let reasons = policy["status"]["reasons"].to_string();
+        reasons.contains("BudgetBlocks") && !reasons.contains("Draining")
+    })
+    .await;
+    let said = ask(&server, &["status"]).await.unwrap();
+    let row = said.lines().find(|line| line.starts_with(" n1")).unwrap();
+    assert!(row.contains("Draining") && row.contains("BudgetBlocks"), "{said}");
     let said = ask(&server, &["explain", "n1"]).await.unwrap();
     assert!(said.contains("In dock: Draining"), "{said}");
     assert!(said.contains("said BudgetBlocks: default/web:"), "{said}");
@@ -205,6 +214,46 @@ async fn a_budget_that_blocks_is_named_and_a_person_can_cancel() {
     .await;
     assert!(agent.reboots.lock().unwrap().is_empty());
     assert!(server.get("", "pods", "default", "web").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_does_not_reboot_before_the_volumes_of_its_pods_are_detached() {
+    let (server, dir) = (cluster().await, tempfile::tempdir().unwrap());
+    let attachment = |name: &str, node: &str| {
+        json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": name},
+            "spec": {
+                "attacher": "csi.example", "nodeName": node,
+                "source": {"persistentVolumeName": format!("pv-{name}")},
+            },
+        })
+    };
+    server.put(node("n1")).unwrap();
+    server.put(pod("db", "n1")).unwrap();
+    server.put(attachment("here", "n1")).unwrap();
+    server.put(attachment("elsewhere", "n2")).unwrap();
+    let digest = publish_release(&server, dir.path()).await;
+    let mut waits = policy();
+    waits["spec"]["drain"]["waitForVolumeDetach"] = json!(true);
+    server.put(waits).unwrap();
+    let agent = Agent::start(&server, "n1", OLD).await;
+    let _replica = replica(&server, "coordinator-0", dir.path()).await;
+    until("the volume is waited for", || {
+        let policy = server.get("drydock.dev", "upgradepolicies", "", "all").unwrap();
+        policy["status"]["reasons"]
+            .to_string()
+            .contains("VolumeDetaching")
+            && server.get("", "pods", "default", "db").is_none()
+    })
+    .await;
+    let said = ask(&server, &["explain", "n1"]).await.unwrap();
+    assert!(said.contains("VolumeDetaching: pv-here\n"), "{said}");
+    assert!(agent.reboots.lock().unwrap().is_empty());
+    server
+        .delete("storage.k8s.io", "volumeattachments", "", "here")
+        .unwrap();
+    until("the node is done", || is_done(&server, "n1", &digest)).await;
+    assert_eq!(agent.reboots.lock().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

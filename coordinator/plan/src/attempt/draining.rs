@@ -12,6 +12,7 @@ use crate::{
     phase::Phase,
     reason::{Note, Reason},
     scene::PolicyScene,
+    volumes::{self, Attached},
     windows::{add, between},
 };
 
@@ -19,8 +20,10 @@ use crate::{
 enum Drained {
     /// Pods are left; what is done about them.
     Not(Step),
-    /// The pods were not listed freshly enough.
+    /// The pods were never listed.
     List,
+    /// All are gone by a list that is not fresh enough for the grant.
+    ListAgain(Vec<Note>),
     /// All are gone that must go, or the policy goes on without.
     Yes(Vec<Note>),
     /// The drain ends here.
@@ -48,14 +51,13 @@ impl Case<'_, '_> {
             .then(|| Note::new(Reason::Draining, "it was unschedulable before"));
         let step = match self.drained(policy, over) {
             Drained::Stop(note) => self.leave(Phase::Leaving, note, AttemptClass::NotTried),
-            Drained::Yes(notes) => self.grant(policy, over).and(notes),
-            Drained::List => {
-                let list = Action::ListPods {
-                    node: self.node.name.clone(),
-                    attempt: self.dock.attempt.clone(),
-                };
-                Step::act(Phase::Draining, Reason::ListingPods, Some(list)).until(over)
-            }
+            Drained::Yes(notes) => self.grant(policy, over, notes),
+            Drained::ListAgain(notes) => match self.grant_holds(policy, over) {
+                Ok(_) => Step::act(Phase::Draining, Reason::ListingPods, Some(self.list())).until(over),
+                // Nobody needs the list before that is over.
+                Err(step) => step.and(notes),
+            },
+            Drained::List => Step::act(Phase::Draining, Reason::ListingPods, Some(self.list())).until(over),
             Drained::Not(step) => self.not_drained(policy, step),
         };
         step.and(kept)
@@ -113,25 +115,51 @@ impl Case<'_, '_> {
         if !state.refused.is_empty() {
             return Drained::Stop(Note::new(Reason::PodRefused, drain::names(&state.refused)));
         }
-        match (state.remaining, late) {
-            (0, _) if fresh => Drained::Yes(state.notes),
-            (0, false) => Drained::List,
-            (0, true) if view.listed.is_none_or(|at| at < over) => Drained::List,
-            (0, true) => Drained::List,
-            (_, true) if force => Drained::Yes(vec![Note::new(
-                Reason::DrainForced,
-                format!("{} pods are left", state.remaining),
-            )]),
-            (_, true) => Drained::Stop(self.timeout(&state)),
-            (_, false) => Drained::Not(self.evict(state, over)),
+        if state.remaining > 0 {
+            let left = format!("{} pods are left", state.remaining);
+            return match (late, force) {
+                (false, _) => Drained::Not(self.evict(state, over)),
+                (true, false) => Drained::Stop(timeout(&state.notes)),
+                (true, true) => Drained::Yes(vec![Note::new(Reason::DrainForced, left)]),
+            };
+        }
+        let attached = volumes::attached(
+            view,
+            drain,
+            self.dock.cordoned,
+            self.own_node(),
+            &world.timings,
+            now,
+        );
+        match (attached, late) {
+            (None, _) if fresh => Drained::Yes(state.notes),
+            (None, _) => Drained::ListAgain(state.notes),
+            (Some(attached), false) => Drained::Not(self.detach(attached, state, fresh, over)),
+            (Some(attached), true) if force => {
+                Drained::Yes(vec![Note::new(Reason::DrainForced, attached.note.to_string())])
+            }
+            (Some(attached), true) => Drained::Stop(timeout(&[attached.note])),
         }
     }
 
-    fn timeout(&self, state: &DrainState) -> Note {
-        let why: Vec<String> = state.notes.iter().map(ToString::to_string).collect();
-        Note::new(Reason::DrainTimeout, drain::names(&why))
+    /// The pods are gone, and what they used is not.
+    fn detach(&self, attached: Attached, state: DrainState, fresh: bool, over: Timestamp) -> Step {
+        let list = (attached.unread && !fresh).then(|| self.list());
+        let until = Note::new(Reason::Draining, format!("no pod is left, until {over}"));
+        Step::act(Phase::Draining, attached.note, list)
+            .and([until])
+            .and(state.notes)
+            .until(over)
     }
 
+    fn list(&self) -> Action {
+        Action::ListPods {
+            node: self.node.name.clone(),
+            attempt: self.dock.attempt.clone(),
+        }
+    }
+
+    /// What blocks stands before how many are left: nobody asks why something happens.
     fn evict(&self, state: DrainState, over: Timestamp) -> Step {
         let evict = (!state.evict.is_empty()).then(|| Action::EvictPods {
             node: self.node.name.clone(),
@@ -145,6 +173,7 @@ impl Case<'_, '_> {
         let mut step = Step::act(Phase::Draining, note, evict)
             .and(state.notes)
             .until(over);
+        drain::tell(&mut step.notes);
         if let Some(at) = state.wake_at {
             step = step.until(at);
         }
@@ -152,26 +181,12 @@ impl Case<'_, '_> {
     }
 
     /// PROTOCOL 7: the grant, or why not yet.
-    fn grant(&self, policy: &PolicyScene<'_>, over: Timestamp) -> Step {
+    fn grant(&self, policy: &PolicyScene<'_>, over: Timestamp, notes: Vec<Note>) -> Step {
         let now = self.now();
-        let since = Some(between(self.since_cordon(), now));
-        let end = match window_holds(self.scene, policy, &self.dock.digest, &self.status, since, true) {
+        let end = match self.grant_holds(policy, over) {
             Ok(end) => end,
-            Err(note) => return self.leave(Phase::Leaving, note, AttemptClass::NotTried),
+            Err(step) => return step.and(notes),
         };
-        let waits = self
-            .pause_reason()
-            .or_else(|| (!self.answered()).then(|| Note::from(Reason::AgentSilent)))
-            .or_else(|| self.disagrees())
-            .or_else(|| budget::grant_allowed(self.scene, policy, &self.dock.digest).err());
-        if let Some(note) = waits {
-            // The agent gets the question's time after our last write, even at the drain's very end.
-            let limit = over.max(add(self.dock.since, self.scene.world.timings.question));
-            if now >= limit {
-                return self.leave(Phase::Leaving, note, AttemptClass::NotTried);
-            }
-            return Step::wait(Phase::Drained, note).until(limit);
-        }
         let mut not_after = add(now, self.scene.world.timings.grant);
         if let Some(end) = end {
             not_after = not_after.min(end);
@@ -194,6 +209,40 @@ impl Case<'_, '_> {
                 dock.not_after = Some(not_after);
             }
         });
-        Step::act(Phase::Drained, Reason::Drained, action)
+        let forced = notes.iter().any(|note| note.reason == Reason::DrainForced);
+        let drained = (!forced).then(|| Note::from(Reason::Drained));
+        Step {
+            notes: drained.into_iter().chain(notes).collect(),
+            ..Step::act(Phase::Drained, Reason::Drained, action)
+        }
     }
+
+    /// What keeps the grant of a drained node back; else until when it may be used.
+    fn grant_holds(&self, policy: &PolicyScene<'_>, over: Timestamp) -> Result<Option<Timestamp>, Box<Step>> {
+        let now = self.now();
+        let since = Some(between(self.since_cordon(), now));
+        let end = match window_holds(self.scene, policy, &self.dock.digest, &self.status, since, true) {
+            Ok(end) => end,
+            Err(note) => return Err(Box::new(self.leave(Phase::Leaving, note, AttemptClass::NotTried))),
+        };
+        let waits = self
+            .pause_reason()
+            .or_else(|| (!self.answered()).then(|| Note::from(Reason::AgentSilent)))
+            .or_else(|| self.disagrees())
+            .or_else(|| budget::grant_allowed(self.scene, policy, &self.dock.digest).err());
+        if let Some(note) = waits {
+            // The agent gets the question's time after our last write, even at the drain's very end.
+            let limit = over.max(add(self.dock.since, self.scene.world.timings.question));
+            if now >= limit {
+                return Err(Box::new(self.leave(Phase::Leaving, note, AttemptClass::NotTried)));
+            }
+            return Err(Box::new(Step::wait(Phase::Drained, note).until(limit)));
+        }
+        Ok(end)
+    }
+}
+
+fn timeout(notes: &[Note]) -> Note {
+    let why: Vec<String> = notes.iter().map(ToString::to_string).collect();
+    Note::new(Reason::DrainTimeout, drain::names(&why))
 }

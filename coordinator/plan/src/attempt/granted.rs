@@ -18,13 +18,13 @@ impl Case<'_, '_> {
         records::report(self.upgrade, &self.dock.attempt)
     }
 
-    fn report_is(&self, states: &[&str]) -> bool {
+    pub(super) fn report_is(&self, states: &[&str]) -> bool {
         self.report()
             .is_some_and(|report| states.contains(&report.state.as_str()))
     }
 
     /// The boot that was granted its end is over, by what the Node or the agent says.
-    fn rebooted(&self) -> bool {
+    pub(super) fn rebooted(&self) -> bool {
         let old = self.dock.boot_id.as_str();
         let differs = |boot: &str| !old.is_empty() && !boot.is_empty() && boot != old;
         differs(&self.node.boot_id)
@@ -37,6 +37,13 @@ impl Case<'_, '_> {
                 outcome::UNCONFIRMED,
                 outcome::STUCK,
             ])
+    }
+
+    /// The Node was Ready when it was granted its reboot, and is not any more.
+    pub(super) fn went_down(&self) -> bool {
+        let lost = self.node.ready_since.filter(|_| !self.node.is_ready());
+        lost.zip(self.dock.granted)
+            .is_some_and(|(lost, granted)| lost >= granted)
     }
 
     pub(super) fn granted(&self) -> Step {
@@ -108,19 +115,20 @@ impl Case<'_, '_> {
             return self.leave(Phase::TakingBack, why, class);
         }
         if now >= limit && now >= self.deadline() {
-            return Step::wait(
-                Phase::NotBack,
-                Note::new(Reason::NotBack, format!("since {limit}")),
-            );
+            return self.not_back(self.deadline());
         }
+        let phase = match self.phase_by_agent() {
+            Phase::Rebooting => Phase::Rebooting,
+            _ => Phase::TakingBack,
+        };
         Step::wait(
-            Phase::TakingBack,
+            phase,
             Note::new(Reason::TakingBack, format!("{why}, until {limit}")),
         )
         .until(if now < limit { limit } else { self.deadline() })
     }
 
-    fn why(&self) -> Option<Reason> {
+    pub(super) fn why(&self) -> Option<Reason> {
         self.dock.why.as_deref()?.parse().ok()
     }
 
@@ -163,11 +171,19 @@ impl Case<'_, '_> {
             mark: DockMark {
                 attempt: self.dock.attempt.clone(),
                 policy: self.dock.policy.clone(),
-                kept: self.node.unschedulable,
+                kept: self.kept(),
             },
             term: self.scene.world.term,
         };
         Some(Step::act(self.phase_by_agent(), Reason::Rebuilding, Some(cordon)))
+    }
+
+    /// Whether the Node was unschedulable before Drydock came: a mark of another attempt knows it.
+    fn kept(&self) -> bool {
+        match &self.node.mark {
+            Some(Ok(mark)) => mark.kept,
+            Some(Err(_)) | None => self.node.unschedulable,
+        }
     }
 
     /// Why a grant that was not yet used must not be used any more.
@@ -235,7 +251,7 @@ impl Case<'_, '_> {
     }
 
     /// Agent and Node speak of the same, new boot.
-    fn same_new_boot(&self) -> bool {
+    pub(super) fn same_new_boot(&self) -> bool {
         !self.node.boot_id.is_empty()
             && self.node.boot_id != self.dock.boot_id
             && self.status.boot_id.as_deref() == Some(self.node.boot_id.as_str())
@@ -323,7 +339,7 @@ impl Case<'_, '_> {
         ))
     }
 
-    fn verdict(&self, decision: Decision, digest: String) -> Option<Action> {
+    pub(super) fn verdict(&self, decision: Decision, digest: String) -> Option<Action> {
         let boot_id = self
             .status
             .boot_id
@@ -337,48 +353,6 @@ impl Case<'_, '_> {
                 decision,
             });
         })
-    }
-
-    /// Keeps its cordon and its place, is named; if it is up on trial it is told to go back.
-    fn past_deadline(&self, deadline: Timestamp) -> Step {
-        let up = self.status.boot_id.as_deref().is_some_and(|boot| {
-            !boot.is_empty() && boot != self.dock.boot_id && self.report_is(&[outcome::TRYING])
-        });
-        let judged = self
-            .upgrade
-            .spec
-            .verdict
-            .as_ref()
-            .is_some_and(|verdict| verdict.attempt == self.dock.attempt);
-        if up && !judged {
-            // One that comes up late is judged as one in time: it may become Ready first.
-            let late = self.node.ready_since.filter(|since| *since > deadline);
-            let patience = late.map_or(deadline, |since| add(since, self.scene.world.timings.late_grace));
-            if self.now() < patience {
-                return Step::wait(
-                    self.late_phase(),
-                    Note::new(Reason::OnTrial, format!("until {patience}")),
-                )
-                .until(patience);
-            }
-            let action = self.verdict(Decision::GoBack, self.digest());
-            return Step::act(Phase::GoingBack, Reason::GoingBack, action);
-        }
-        let phase = self.late_phase();
-        let reason = match phase {
-            Phase::Undecided if self.report_is(&[outcome::STUCK]) => Reason::NoWayBack,
-            Phase::Undecided => Reason::Undecided,
-            _ => Reason::NotBack,
-        };
-        Step::wait(phase, Note::new(reason, format!("since {deadline}")))
-    }
-
-    fn late_phase(&self) -> Phase {
-        if self.node.is_ready() && self.same_new_boot() {
-            Phase::Undecided
-        } else {
-            Phase::NotBack
-        }
     }
 }
 

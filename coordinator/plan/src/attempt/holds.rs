@@ -74,7 +74,8 @@ pub(super) fn may_pass(reason: Reason) -> bool {
 }
 
 /// S8: a window is open, no freeze covers the time, and what is left fits. `since_cordon` None: all of it
-/// must fit. `drained`: a policy may let it finish after the window (never in a freeze).
+/// must fit. `drained`: a policy may let it finish after the window (never in a freeze). Ok: until when it may
+/// go on; None: for ever.
 pub(crate) fn window_holds(
     scene: &Scene<'_>,
     policy: &PolicyScene<'_>,
@@ -89,31 +90,32 @@ pub(crate) fn window_holds(
     };
     let spec = &policy.object.spec;
     let kind = target::kind(scene.world, &spec.repository, digest, status);
-    let finishing = spec.finish_after_window && drained;
     let open = calendar.open(kind);
+    let begun = drained || (since_cordon.is_some() && open_until(&open, now).is_some());
+    let finishing = spec.finish_after_window && begun;
+    // Who may finish after the window may not finish in a freeze.
+    let open = if finishing { calendar.thawed(kind) } else { open };
+    let need = since_cordon.map_or(policy.estimate.need(), |since| policy.estimate.left(since));
     let Some(end) = open_until(&open, now) else {
-        if calendar.in_window(now) {
+        if finishing || calendar.in_window(now) {
             return Err(Reason::Frozen.into());
-        }
-        if finishing && !calendar.frozen(kind, now) {
-            return Ok(None);
         }
         let next = crate::windows::next_start(&open, now, policy.estimate.need());
         let text = next.map_or("none comes".to_owned(), |at| format!("next at {at}"));
         return Err(Note::new(Reason::WindowClosed, text));
     };
-    let finishing = finishing || (spec.finish_after_window && since_cordon.is_some());
-    let need = since_cordon.map_or(policy.estimate.need(), |since| policy.estimate.left(since));
-    if finishing {
-        return Ok(None);
-    }
     if fits(&open, now, need) {
-        return Ok(Some(end));
+        return Ok((end < Timestamp::MAX).then_some(end));
     }
+    let closes = if calendar.frozen(kind, end) {
+        "a freeze begins"
+    } else {
+        "it closes"
+    };
     Err(Note::new(
         Reason::WindowTooShort,
         format!(
-            "it closes at {end}, {} are needed{}",
+            "{closes} at {end}, {} are needed{}",
             crate::accept::text(need),
             if policy.estimate.history {
                 " by what attempts took before"

@@ -228,15 +228,12 @@ fn placed(
 ) -> Step {
     let world = scene.world;
     let now = world.now;
-    let free = |note: Note| {
+    if records::ended(upgrade, &entry.attempt) {
         let place = Place::Free {
             policy: policy.name.to_owned(),
             attempt: entry.attempt.clone(),
         };
-        Step::place(Phase::Leaving, note, place)
-    };
-    if records::ended(upgrade, &entry.attempt) {
-        return free(Reason::Leaving.into());
+        return Step::place(Phase::Leaving, Reason::Leaving, place);
     }
     if let Some(report) = records::report(upgrade, &entry.attempt).filter(|_| reported(upgrade)) {
         let step = match report.state.as_str() {
@@ -252,11 +249,13 @@ fn placed(
         node.ask.as_ref().and_then(|ask| ask.as_ref().ok())
         && *attempt == entry.attempt
     {
-        return free(Reason::Canceled.into());
+        return unasked(scene, upgrade, entry, Reason::Canceled.into());
     }
     match question(scene, policy, node, upgrade, entry) {
         Ok(action) => Step::act(Phase::Asked, Reason::Asked, action),
-        Err(note) if scene.fresh() || now >= add(entry.since, world.timings.grant) => free(note),
+        Err(note) if scene.fresh() || now >= add(entry.since, world.timings.grant) => {
+            unasked(scene, upgrade, entry, note)
+        }
         Err(note) => Step::wait(Phase::Asked, note).until(add(entry.since, world.timings.grant)),
     }
 }
@@ -284,28 +283,28 @@ fn unreported(scene: &Scene<'_>, upgrade: &NodeUpgrade, entry: &DockEntry) -> St
         )
         .until(over);
     }
+    unasked(scene, upgrade, entry, Reason::AgentSilent.into())
+}
+
+/// A place that ends before the question was put: the record comes first, and with it the end of the queue.
+fn unasked(scene: &Scene<'_>, upgrade: &NodeUpgrade, entry: &DockEntry, why: Note) -> Step {
+    let now = scene.world.now;
     let status = upgrade.status.clone().unwrap_or_default();
-    let action = write_spec(upgrade, SpecChange::Leave(Reason::AgentSilent), |spec| {
-        spec.hold = hold(
-            scene,
-            spec,
-            Reason::AgentSilent,
-            AttemptClass::NotTried,
-            now,
-            &status,
-        );
+    let wish = upgrade.spec.wish.as_ref().map(|wish| wish.digest.clone());
+    let action = write_spec(upgrade, SpecChange::Leave(why.reason), |spec| {
+        spec.hold = hold(scene, spec, why.reason, AttemptClass::NotTried, now, &status);
         records::push(
             spec,
             AttemptRecord {
-                digest: String::new(),
+                digest: wish.unwrap_or_default(),
                 attempt: entry.attempt.clone(),
                 class: AttemptClass::NotTried,
-                code: Some(Reason::AgentSilent.name().to_owned()),
+                code: Some(why.reason.name().to_owned()),
                 at: now,
             },
         );
     });
-    Step::act(Phase::Leaving, Reason::AgentSilent, action)
+    Step::act(Phase::Leaving, why, action)
 }
 
 /// PROTOCOL 4.

@@ -268,6 +268,20 @@ impl Checker {
                 0,
                 "S9: {name} is granted its reboot with pods on it"
             );
+            let pods = cluster.pods.get(name).into_iter().flatten();
+            let kept: BTreeSet<&String> = pods
+                .flat_map(|pod| &pod.claims)
+                .filter_map(|claim| claim.volume.as_ref())
+                .collect();
+            let attached = cluster.attached.get(name).into_iter().flatten();
+            let left: Vec<_> = attached
+                .map(|(volume, _)| volume)
+                .filter(|volume| !kept.contains(volume))
+                .collect();
+            assert!(
+                !policy.drain.wait_for_volume_detach || left.is_empty(),
+                "{name} is granted its reboot with {left:?} attached"
+            );
         }
     }
 

@@ -24,6 +24,9 @@ pub struct Machine {
     pub cuts: u32,
     /// Hears nothing in its trials.
     pub deaf: bool,
+    /// Its kubelet is not up; from its next boot on.
+    pub kubelet_down: bool,
+    pub kubelet_down_next: bool,
     /// Never comes up on its trial boot.
     pub bricks: bool,
     pub journal: Option<Outcome>,
@@ -50,6 +53,8 @@ impl Machine {
             silent: false,
             cuts: 0,
             deaf: false,
+            kubelet_down: false,
+            kubelet_down_next: false,
             bricks: false,
             journal: None,
             used: Vec::new(),
@@ -67,6 +72,10 @@ impl Machine {
 
     pub fn on(&self) -> bool {
         self.power == Power::On
+    }
+
+    pub fn ready(&self) -> bool {
+        self.on() && !self.kubelet_down
     }
 
     fn state(&self) -> &str {
@@ -136,6 +145,7 @@ impl Machine {
             return;
         }
         self.power = Power::On;
+        self.kubelet_down |= std::mem::take(&mut self.kubelet_down_next);
         self.boots += 1;
         if let Some(digest) = armed_for {
             self.old = Some(std::mem::replace(&mut self.running, digest.clone()));

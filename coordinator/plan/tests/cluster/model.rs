@@ -7,8 +7,8 @@ use drydock_api::{
     NodeUpgrade, NodeUpgradeSpec, PolicyStatus, ReleaseHalt, UpgradePolicy, UpgradePolicySpec,
 };
 use drydock_plan::{
-    Action, ApiHealth, ChannelRelease, Controller, DrainView, Keep, Myself, NodeView, ObjectRef, Plan,
-    PodView, Readiness, ReleaseView, RepositoryView, Timings, Version, World, rebuild,
+    Action, ApiHealth, ChannelRelease, ClaimView, Controller, DrainView, Keep, Myself, NodeView, ObjectRef,
+    Plan, PodView, Readiness, ReleaseView, RepositoryView, Timings, Version, VolumesView, World, rebuild,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
@@ -30,6 +30,12 @@ pub struct Cluster {
     pub halts: BTreeMap<String, ReleaseHalt>,
     pub repository: RepositoryView,
     pub pods: BTreeMap<String, Vec<PodView>>,
+    /// Per node, the volumes that are attached; each with the instant since when no pod uses it.
+    pub attached: BTreeMap<String, BTreeMap<String, Option<Timestamp>>>,
+    /// Volumes that never detach.
+    pub stuck_volumes: BTreeSet<String>,
+    /// VolumeAttachments may not be listed.
+    pub volumes_hidden: bool,
     pub listed: BTreeMap<String, Timestamp>,
     pub bad: BTreeSet<String>,
     pub watches_since: Option<Timestamp>,
@@ -67,6 +73,9 @@ impl Cluster {
                 ..RepositoryView::default()
             },
             pods: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            stuck_volumes: BTreeSet::new(),
+            volumes_hidden: false,
             listed: BTreeMap::new(),
             bad: BTreeSet::new(),
             watches_since: None,
@@ -179,6 +188,7 @@ impl Cluster {
             finished: false,
             mirror: false,
             empty_dir: false,
+            claims: Vec::new(),
             controller,
             coordinator: false,
             answer: None,
@@ -186,6 +196,49 @@ impl Cluster {
         let pods = self.pods.entry(node.to_owned()).or_default();
         pods.push(pod);
         pods.last_mut().unwrap()
+    }
+
+    /// The last pod made on the node uses this volume, which is attached for it.
+    pub fn attach(&mut self, node: &str, volume: &str) {
+        let pod = self.pods.get_mut(node).unwrap().last_mut().unwrap();
+        pod.claims.push(ClaimView {
+            name: format!("{volume}-claim"),
+            volume: Some(volume.to_owned()),
+        });
+        let attached = self.attached.entry(node.to_owned()).or_default();
+        attached.insert(volume.to_owned(), None);
+    }
+
+    fn volumes(&self, node: &str, heard: Timestamp) -> VolumesView {
+        if self.volumes_hidden {
+            let error = Some("forbidden".to_owned());
+            return VolumesView::Unseen { error };
+        }
+        let attached = self.attached.get(node).into_iter().flat_map(BTreeMap::keys);
+        VolumesView::Seen {
+            attached: attached.cloned().collect(),
+            heard,
+        }
+    }
+
+    /// A volume goes 20 seconds after the last pod that used it.
+    fn detach(&mut self) {
+        let (now, stuck) = (self.now, &self.stuck_volumes);
+        for (node, volumes) in &mut self.attached {
+            let pods = self.pods.get(node).into_iter().flatten();
+            let used: BTreeSet<&String> = pods
+                .flat_map(|pod| &pod.claims)
+                .filter_map(|claim| claim.volume.as_ref())
+                .collect();
+            volumes.retain(|volume, unused| {
+                if used.contains(volume) || stuck.contains(volume) {
+                    *unused = None;
+                    return true;
+                }
+                let since = *unused.get_or_insert(now);
+                now.duration_since(since) < SignedDuration::from_secs(20)
+            });
+        }
     }
 
     /// A change of a Node by anyone.
@@ -226,6 +279,7 @@ impl Cluster {
             .map(|name| {
                 let view = DrainView {
                     pods: self.pods.get(name).cloned().unwrap_or_default(),
+                    volumes: self.volumes(name, heard),
                     listed: self.listed.get(name).copied(),
                     busy_until: None,
                 };
@@ -384,6 +438,7 @@ impl Cluster {
                     .is_none_or(|at| now.duration_since(at) < SignedDuration::from_secs(20))
             });
         }
+        self.detach();
         let names: Vec<String> = self.machines.keys().cloned().collect();
         for name in names {
             let bad = self.bad.clone();
@@ -395,14 +450,11 @@ impl Cluster {
             let status = machine.agent(now, object.as_ref());
             Checker::machine(self, &self.machines[&name], &machine, object.as_ref());
             let boot = machine.boot_id();
-            let ready = if machine.on() {
-                Readiness::Ready
-            } else {
-                Readiness::Unknown
-            };
+            let up = machine.ready();
+            let ready = if up { Readiness::Ready } else { Readiness::Unknown };
             self.machines.insert(name.clone(), machine.clone());
             if let Some(node) = self.nodes.get(&name)
-                && (node.ready != ready || (machine.on() && node.boot_id != boot))
+                && (node.ready != ready || (up && node.boot_id != boot))
             {
                 self.touch_node(&name, |node| {
                     if node.ready != ready || node.boot_id != boot {

@@ -127,6 +127,15 @@ impl Runner {
                     pod.labels.insert("stubborn".to_owned(), String::new());
                 }
             }
+            ["volume", volume, "of", node] => cluster.attach(node, volume),
+            ["volume", volume, "stuck"] => {
+                cluster.stuck_volumes.insert((*volume).to_owned());
+            }
+            ["volume", volume, "detached"] => {
+                cluster.stuck_volumes.remove(*volume);
+            }
+            ["volumes", "hidden"] => cluster.volumes_hidden = true,
+            ["volumes", "seen"] => cluster.volumes_hidden = false,
             ["pod-gone", node, name] => {
                 cluster
                     .pods
@@ -153,6 +162,12 @@ impl Runner {
             ["machine", name, "cuts", times] => {
                 cluster.machines.get_mut(*name).unwrap().cuts = times.parse().unwrap();
             }
+            ["kubelet", name, state @ ("up" | "down")] => {
+                cluster.machines.get_mut(*name).unwrap().kubelet_down = *state == "down";
+            }
+            ["kubelet", name, "down", "after", "reboot"] => {
+                cluster.machines.get_mut(*name).unwrap().kubelet_down_next = true;
+            }
             ["machine", name, "deaf"] => cluster.machines.get_mut(*name).unwrap().deaf = true,
             ["machine", name, "bricks"] => cluster.machines.get_mut(*name).unwrap().bricks = true,
             ["machine", name, "repaired"] => cluster.revive(name),
@@ -169,9 +184,17 @@ impl Runner {
                 cluster.tick();
             }
             ["ask", name, verb @ ("cancel" | "release")] => {
-                let mark: DockMark = cluster.nodes[*name].mark.clone().unwrap().unwrap();
-                let ask = format!("{verb} {}", mark.attempt).parse().unwrap();
-                cluster.checker.released.insert(mark.attempt);
+                let mark: Option<DockMark> = cluster.nodes[*name].mark.clone().map(Result::unwrap);
+                let statuses = cluster
+                    .policies
+                    .values()
+                    .filter_map(|policy| policy.status.as_ref());
+                let mut places = statuses.flat_map(|status| &status.dock);
+                let place = places.find(|entry| entry.node == *name);
+                let attempt = mark.map(|mark| mark.attempt);
+                let attempt = attempt.or(place.map(|entry| entry.attempt.clone())).unwrap();
+                let ask = format!("{verb} {attempt}").parse().unwrap();
+                cluster.checker.released.insert(attempt);
                 cluster.touch_node(name, |node| node.ask = Some(Ok(ask)));
             }
             ["unhalt", version] => {
@@ -199,6 +222,18 @@ impl Runner {
             ["coordinator", "on", name, rest @ ..] => {
                 cluster.me.node = Some((*name).to_owned());
                 cluster.me.other_replica = rest.contains(&"replica");
+            }
+            ["repository", "unread"] => {
+                cluster.repository.loaded = false;
+                cluster.repository.error = None;
+            }
+            ["repository", "unreachable"] => {
+                cluster.repository.loaded = false;
+                cluster.repository.error = Some("no answer".to_owned());
+            }
+            ["repository", "read"] => {
+                cluster.repository.loaded = true;
+                cluster.repository.error = None;
             }
             ["watch", "stale"] => cluster.watches_since = Some(cluster.now - SignedDuration::from_secs(121)),
             ["watch", "fresh"] => cluster.watches_since = None,
@@ -289,6 +324,9 @@ impl Runner {
                 .collect::<Vec<_>>()
         )
         .unwrap();
+        for count in &status.reasons {
+            writeln!(self.out, "  waits for {}: {}", count.name, count.names.join(", ")).unwrap();
+        }
         for condition in &status.conditions {
             writeln!(
                 self.out,

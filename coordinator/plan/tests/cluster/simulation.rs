@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     checker::Checker,
-    machine::Power,
+    machine::{Machine, Power},
     model::{Cluster, digest},
     script::policy,
 };
@@ -75,8 +75,9 @@ fn build(seed: u64) -> Simulation {
                 ", windows: [{start: '2026-11-02T08:00:00', duration: 1h, rrule: 'FREQ=DAILY;BYHOUR=2,8,14,20'}], finishAfterWindow: true"
             }
         };
+        let wait = rng.one_in(2);
         let text = format!(
-            "{{strategy: {{maxUnavailable: {max}, canaries: {canaries}, failureThreshold: {threshold}, soak: 2m{topology}}}{windows}}}"
+            "{{drain: {{waitForVolumeDetach: {wait}}}, strategy: {{maxUnavailable: {max}, canaries: {canaries}, failureThreshold: {threshold}, soak: 2m{topology}}}{windows}}}"
         );
         let spec = policy(pool, &text);
         policies.insert((*pool).to_owned(), spec.clone());
@@ -101,6 +102,14 @@ fn build(seed: u64) -> Simulation {
                     name: "ReplicaSet/p".to_owned(),
                 },
             );
+            if rng.one_in(2) {
+                cluster.attach(&name, &format!("pv-{name}-{pod}"));
+            }
+        }
+        if rng.one_in(3) {
+            // It stays, and what it uses stays attached.
+            cluster.pod(&name, "logs", Controller::DaemonSet { gone: false });
+            cluster.attach(&name, &format!("pv-{name}-logs"));
         }
     }
     Simulation {
@@ -304,7 +313,23 @@ impl Simulation {
                 .is_none_or(|status| !status.dock.is_empty())
         });
         let halted = self.cluster.halts.contains_key(&digest("2.0"));
-        all && !docked && !places && (!self.bad || halted)
+        all && !docked && !places && (!self.bad || halted || self.too_few_to_halt())
+    }
+}
+
+impl Simulation {
+    /// The release failed on every node, and there are fewer of them than any threshold.
+    fn too_few_to_halt(&self) -> bool {
+        let machines = &self.cluster.machines;
+        let failed = |machine: &Machine| machine.failed.iter().any(|failed| failed.digest == digest("2.0"));
+        let thresholds = self
+            .policies
+            .values()
+            .map(|policy| policy.strategy.failure_threshold);
+        machines.values().all(failed)
+            && thresholds
+                .min()
+                .is_some_and(|least| machines.len() < usize::try_from(least).unwrap())
     }
 }
 
