@@ -16,7 +16,7 @@ mod view;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drydock_machine::{
     Effect, Event, GuardStatus, Journal, NextTick, Refusal, Reply, Request, Seen, Timing, next_tick, step,
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::LoadedConfig;
 use crate::node::{NodeEnv, NodeError, OpenNode};
 use crate::stage::StageError;
-use crate::state::{LockName, Record, StateError, StateLock, Store};
+use crate::state::{LockName, Record, StateDir, StateError, StateLock, Store};
 
 pub use checks::run as run_checks;
 pub use client::{AskError, GuardClient};
@@ -40,6 +40,8 @@ use view::SlotBits;
 pub const JOURNAL_FILE: &str = "journal.json";
 /// Requests that wait for the loop.
 const QUEUE: usize = 32;
+/// A guard that starts waits this long for the journal's lock; another guard never gives it back.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// After so many failures to write the journal the guard goes back without (a full disk must not keep a
 /// node on a release that failed).
 const GO_BACK_UNWRITTEN_AFTER: u32 = 3;
@@ -149,7 +151,7 @@ impl Guard {
         let opened = tokio::task::spawn_blocking(move || -> Result<_, GuardError> {
             let node = opening.open(&settings.settings)?;
             let store = Store::<Journal>::new(&node.state, JOURNAL_FILE);
-            let lock = node.state.try_lock(LockName::Journal)?;
+            let lock = lock_journal(&node.state)?;
             let (journal, lost) = store.load(&lock)?.split();
             Ok((node, store, lock, journal.unwrap_or_default(), lost))
         });
@@ -419,6 +421,20 @@ impl Guard {
             .current
             .as_ref()
             .is_some_and(|attempt| Some(attempt.target) == running)
+    }
+}
+
+/// The journal's lock, when whoever holds it for a moment is through: a command of root's without a guard,
+/// or the last write of a guard that was just stopped.
+fn lock_journal(state: &StateDir) -> Result<StateLock, StateError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match state.try_lock(LockName::Journal) {
+            Err(StateError::LockHeld { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
     }
 }
 

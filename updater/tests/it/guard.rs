@@ -226,11 +226,6 @@ async fn finish(world: &World, mut guard: Running, mut rebooted: u64) -> Attempt
             world.boot();
             guard = Running::start(world, Arc::new(OpenGate));
         }
-        if guard.task.is_finished() {
-            // A thread of the one that was killed still held the journal's lock: started again.
-            guard.kill().await;
-            guard = Running::start(world, Arc::new(OpenGate));
-        }
         if let Some(state) = push(world, &client).await {
             guard.kill().await;
             return state;
