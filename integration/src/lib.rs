@@ -9,5 +9,6 @@ pub mod firmware;
 pub mod image;
 pub mod node;
 pub mod observer;
+pub mod realcluster;
 pub mod sweep;
 pub mod workload;
