@@ -27,7 +27,7 @@ use crate::SpanText;
     printcolumn = r#"{"name":"In dock","type":"string","jsonPath":".status.dock[*].node"}"#,
     printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type=='Accepted')].status"}"#,
     printcolumn = r#"{"name":"Progressing","type":"string","jsonPath":".status.conditions[?(@.type=='Progressing')].reason"}"#,
-    printcolumn = r#"{"name":"Next window","type":"date","priority":1,"jsonPath":".status.nextWindow.start"}"#,
+    printcolumn = r#"{"name":"Next window","type":"string","priority":1,"jsonPath":".status.nextWindow.start"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

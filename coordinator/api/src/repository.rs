@@ -22,7 +22,7 @@ use crate::SpanText;
     printcolumn = r#"{"name":"URL","type":"string","jsonPath":".spec.url"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Latest","type":"string","jsonPath":".status.channels[0].version"}"#,
-    printcolumn = r#"{"name":"Expires","type":"date","jsonPath":".status.expires"}"#,
+    printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.expires"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     Output, Snapshot,
-    show::{notes_json, or_dash, short, write_json},
+    show::{instant, notes_json, or_dash, short, write_json},
     status::running,
 };
 use crate::execute::REPORTER;
@@ -91,7 +91,7 @@ async fn told(name: &str, config: kube::Config, out: &mut (impl Write + Send)) -
     found.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
     let skip = found.len().saturating_sub(MAX_EVENTS);
     for event in found.into_iter().skip(skip) {
-        let at = event.event_time.map(|time| time.0.to_string());
+        let at = event.event_time.map(|time| instant(time.0));
         writeln!(
             out,
             "{} said {}: {}",
@@ -125,7 +125,9 @@ fn node(snapshot: &Snapshot, name: &str, out: &mut impl Write) -> anyhow::Result
         writeln!(
             out,
             "In dock: {:?} since {}, attempt {}",
-            dock.step, dock.since, dock.attempt
+            dock.step,
+            instant(dock.since),
+            dock.attempt
         )?;
     }
     if let Some(error) = upgrade
@@ -140,7 +142,7 @@ fn node(snapshot: &Snapshot, name: &str, out: &mut impl Write) -> anyhow::Result
         writeln!(
             out,
             "{} {:?} {} attempt {}{}",
-            record.at,
+            instant(record.at),
             record.class,
             short(&record.digest),
             record.attempt,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Output, Snapshot,
-    show::{notes_json, table, write_json, write_table},
+    show::{instant, notes_json, table, write_json, write_table},
 };
 
 /// Shows the actions of one plan. Nothing is done.
@@ -38,7 +38,7 @@ pub(super) fn show(snapshot: &Snapshot, output: Output, out: &mut impl Write) ->
         write_table(&actions, out)?;
     }
     if let Some(at) = plan.wake_at {
-        writeln!(out, "Next look at {at} at the latest.")?;
+        writeln!(out, "Next look at {} at the latest.", instant(at))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use drydock_plan::Note;
+use jiff::{Timestamp, Unit};
 use serde_json::{Value, json};
 
 /// A table without lines, as kubectl's are.
@@ -17,6 +18,8 @@ pub(super) fn table(head: &[&str]) -> Table {
 
 pub(super) fn write_table(table: &Table, out: &mut impl Write) -> anyhow::Result<()> {
     for line in table.to_string().lines() {
+        // The table's own margin; kubectl's tables have none.
+        let line = line.strip_prefix(' ').unwrap_or(line);
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
@@ -33,6 +36,11 @@ pub(super) fn notes_json(notes: &[Note]) -> Value {
         |note| json!({"reason": note.reason.name(), "text": note.text, "explain": note.reason.explain()}),
     );
     Value::Array(notes.collect())
+}
+
+/// An instant as people read it: to the second.
+pub(super) fn instant(at: Timestamp) -> String {
+    at.round(Unit::Second).unwrap_or(at).to_string()
 }
 
 /// A digest as people compare it.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Output, Snapshot,
-    show::{notes_json, or_dash, short, table, write_json, write_table},
+    show::{instant, notes_json, or_dash, short, table, write_json, write_table},
 };
 
 /// Shows everything.
@@ -39,19 +39,19 @@ fn as_tables(snapshot: &Snapshot, out: &mut impl Write) -> anyhow::Result<()> {
         "updated",
         "in dock",
         "next window",
-        "end",
+        "forecast end",
         "holds",
     ]);
     for (name, policy) in &plan.policies {
         let status = &policy.status;
-        let window = status.next_window.as_ref().map(|span| span.start.to_string());
+        let window = status.next_window.as_ref().map(|span| instant(span.start));
         policies.add_row([
             name.clone(),
             or_dash(status.target.as_ref().map(|target| target.version.as_str())),
             or_dash(status.progress.as_deref()),
             status.dock.len().to_string(),
             or_dash(window.as_deref()),
-            or_dash(status.forecast_end.map(|end| end.to_string()).as_deref()),
+            or_dash(status.forecast_end.map(instant).as_deref()),
             or_dash(policy.notes.first().map(ToString::to_string).as_deref()),
         ]);
     }

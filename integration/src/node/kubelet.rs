@@ -198,14 +198,32 @@ async fn pods(client: &Client, spec: &KubeletSpec) {
 async fn start(client: Client, spec: KubeletSpec, pod: Pod) {
     let api = Api::<Pod>::namespaced(client, &pod.namespace().unwrap_or_default());
     let name = pod.name_any();
+    let containers: Vec<(String, String)> = pod
+        .spec
+        .iter()
+        .flat_map(|spec| &spec.containers)
+        .map(|container| {
+            (
+                container.name.clone(),
+                container.image.clone().unwrap_or_default(),
+            )
+        })
+        .collect();
     let say = async |ready: &str| {
         let now = Timestamp::now();
+        let containers = containers.iter().map(|(name, image)| {
+            json!({
+                "name": name, "image": image, "imageID": "", "restartCount": 0,
+                "ready": ready == "True", "started": true, "state": {"running": {"startedAt": now}},
+            })
+        });
         let condition =
             |kind: &str, status: &str| json!({"type": kind, "status": status, "lastTransitionTime": now});
         let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": {
             "phase": "Running",
             "startTime": now,
             "conditions": [condition("PodScheduled", "True"), condition("Ready", ready)],
+            "containerStatuses": containers.collect::<Vec<_>>(),
         }});
         api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
             .await
