@@ -44,6 +44,9 @@ done
 room_gib=$(($(df --output=avail -k . | tail -1) / 1024 / 1024))
 [ "$room_gib" -ge 8 ] || failed+=("setup: $room_gib GiB are free here; a whole run takes about 6, so make it 8")
 need cc gcc "the build (aws-lc and zstd are C)"
+# Go is often where no login shell of root's looks.
+command -v go >/dev/null 2>&1 || PATH=$PATH:/usr/local/go/bin
+need go golang-go "the real control plane (etcd, kube-apiserver and others, built once from Go modules)"
 need losetup mount "staging onto a loop device"
 need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh .ci/run
 
