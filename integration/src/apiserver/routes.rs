@@ -213,6 +213,15 @@ impl Write {
     }
 }
 
+/// As long as a delay says, or until what holds lets go.
+async fn waited(wait: Action) {
+    match wait {
+        Action::Delay(delay) => tokio::time::sleep(delay).await,
+        Action::Hold(held) => held.until_let_go().await,
+        Action::Fail(_) | Action::FailPlain { .. } | Action::Stall | Action::Reset => {}
+    }
+}
+
 impl Call<'_> {
     fn gr(&self) -> GroupResource {
         self.target.resource.group_resource()
@@ -417,14 +426,14 @@ impl Call<'_> {
         let hooks = self.core.hooks.clone();
         let view = self.view()?;
         let done = match hooks.action(&attempt, Stage::Before) {
-            Some(Action::Delay(delay)) => {
+            Some(wait @ (Action::Delay(_) | Action::Hold(_))) => {
                 // In a task of its own: the client may be gone by then, the write is not.
                 let job = self.job(write);
                 let core = self.core.clone();
                 let task = self.core.tasks.spawn(async move {
                     tokio::select! {
                         () = core.shutdown.cancelled() => std::future::pending().await,
-                        () = tokio::time::sleep(delay) => job.run(view),
+                        () = waited(wait) => job.run(view),
                     }
                 });
                 task.await.map_err(ApiError::internal)?
@@ -433,7 +442,7 @@ impl Call<'_> {
             None => self.job(write).run(view),
         };
         match hooks.action(&attempt, Stage::After) {
-            Some(Action::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(wait @ (Action::Delay(_) | Action::Hold(_))) => waited(wait).await,
             Some(action) => return self.act(action).await,
             None => {}
         }
@@ -457,7 +466,7 @@ impl Call<'_> {
                 }
                 Ok(response)
             }
-            Action::Stall | Action::Delay(_) => std::future::pending().await,
+            Action::Stall | Action::Delay(_) | Action::Hold(_) => std::future::pending().await,
             Action::Reset => {
                 self.connection.reset();
                 std::future::pending().await
