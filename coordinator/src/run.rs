@@ -220,6 +220,7 @@ impl Replica<'_> {
             self.client.clone(),
             Arc::clone(&self.clock),
             self.settings.data_dir.clone(),
+            Arc::clone(&self.settings.store_watch),
         );
         let mut pause = BACKOFF.0;
         loop {

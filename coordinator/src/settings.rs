@@ -1,7 +1,8 @@
 //! The settings of one replica. They decide nothing about nodes: that is the policies'.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use drydock_images::{StoreWatch, Unwatched};
 use drydock_plan::Timings;
 
 use crate::lead::LeaseSettings;
@@ -25,6 +26,8 @@ pub struct Settings {
     /// Where the newest trusted metadata of each repository is kept. An emptyDir will do: the versions
     /// are also in the ImageRepositories' status.
     pub data_dir: PathBuf,
+    /// Told of every write there; nobody outside of tests.
+    pub store_watch: Arc<dyn StoreWatch>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served; None: nowhere.
     pub listen: Option<SocketAddr>,
     /// The Node that this replica runs on; None outside a cluster.
@@ -50,6 +53,7 @@ impl Settings {
             poll_ceiling: Duration::from_secs(30),
             min_interval: Duration::from_millis(50),
             data_dir,
+            store_watch: Arc::new(Unwatched),
             listen: None,
             node: None,
             replica_selector: REPLICA_SELECTOR.to_owned(),

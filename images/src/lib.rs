@@ -36,5 +36,5 @@ pub use names::{Arch, ArtifactName, Board, ChannelName, InvalidName, ReleaseName
 pub use progress::Progress;
 pub use release::ReleaseDir;
 pub use repository::{DEFAULT_PARALLEL_REQUESTS, FetchedChunk, Limits, Repository, RepositoryConfig};
-pub use trust::{MetadataVersions, TrustError};
+pub use trust::{MetadataVersions, StoreStep, StoreWatch, StoreWrite, TrustError, Unwatched};
 pub use version::{InvalidVersion, MAX_VERSION_BYTES, Version};

@@ -16,7 +16,7 @@ use crate::fetch::{Fetcher, RetryPolicy, Timeouts};
 use crate::layout::{self, TargetKind};
 use crate::manifest::{Artifact, MAX_MANIFEST_BYTES, Manifest};
 use crate::names::ChannelName;
-use crate::trust::{self, Loaded, MetadataVersions, TrustError};
+use crate::trust::{self, Loaded, MetadataVersions, StoreWatch, TrustError, Unwatched};
 
 /// [`RepositoryConfig::parallel_requests`] where nothing else is said.
 pub const DEFAULT_PARALLEL_REQUESTS: usize = 4;
@@ -59,6 +59,8 @@ pub struct RepositoryConfig {
     pub shipped_root: Vec<u8>,
     /// The folder where the newest root, timestamp and snapshot are remembered; one per repository.
     pub datastore: PathBuf,
+    /// Told of every write to it; nobody where nothing else is said.
+    pub watch: Arc<dyn StoreWatch>,
     /// Bounds of the metadata.
     pub limits: Limits,
     /// How long one try of a fetch may take.
@@ -81,6 +83,7 @@ impl RepositoryConfig {
             url,
             shipped_root,
             datastore,
+            watch: Arc::new(Unwatched),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use drydock_api::{ImageRepository, NodeUpgrade, ReleaseHalt, UpgradePolicy};
+use drydock_images::Unwatched;
 use drydock_plan::{
     ApiHealth, ChannelRelease, DrainView, Myself, NodeView, Phase, Plan, PodView, Reason, ReleaseView,
     RepositoryView, Timings, Version, VolumesView, World, fence::highest_term, plan,
@@ -221,6 +222,7 @@ async fn repository(
         floor: Floor::of(&image, upgrades),
         repository: image,
         datastore: dir.path().join("store"),
+        watch: Arc::new(Unwatched),
         now: Timestamp::now(),
         cache: Cache::default(),
     };

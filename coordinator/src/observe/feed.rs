@@ -63,6 +63,8 @@ struct State<V> {
     items: BTreeMap<String, Kept<V>>,
     /// The resourceVersion of the last list: events up to it are in it already.
     listed_at: u64,
+    /// The resourceVersion up to which list and watch have shown everything, removals included.
+    seen: u64,
     last_sign: Option<Instant>,
     error: Option<String>,
 }
@@ -100,6 +102,7 @@ impl<V: Clone + Send + Sync + 'static> Feed<V> {
             state: Arc::new(Mutex::new(State {
                 items: BTreeMap::new(),
                 listed_at: 0,
+                seen: 0,
                 last_sign: None,
                 error: None,
             })),
@@ -137,10 +140,13 @@ impl<V: Clone + Send + Sync + 'static> Feed<V> {
     }
 
     /// Puts the answer of a write of one's own over what is kept, until the watch has caught up: no plan
-    /// is ever made from anything older than one's own last write.
+    /// is ever made from anything older than one's own last write. An answer that comes later than the
+    /// watch has shown what became of the object changes nothing: it may be gone again.
     pub fn put(&self, key: &str, kept: Kept<V>) {
         let mut state = self.lock();
-        if !state.is_newer_than(key, ordinal(&kept.resource_version)) {
+        let version = ordinal(&kept.resource_version);
+        let shown = version > 0 && version <= state.seen;
+        if !shown && !state.is_newer_than(key, version) {
             state.items.insert(key.to_owned(), kept);
         }
         drop(state);
@@ -233,6 +239,7 @@ impl<V: Clone + Send + Sync + 'static> Feed<V> {
         }
         state.items = items;
         state.listed_at = state.listed_at.max(listed_at);
+        state.seen = state.seen.max(listed_at);
         state.last_sign = Some(Instant::now());
         state.error = None;
         drop(state);
@@ -280,7 +287,7 @@ impl<V: Clone + Send + Sync + 'static> Feed<V> {
                 WatchEvent::Bookmark(bookmark) => {
                     *from = bookmark.metadata.resource_version;
                     // No change, so nobody is woken: its instant is read with the next plan.
-                    self.lock().sign();
+                    self.lock().sign(from);
                 }
                 WatchEvent::Error(status) if status.code == 410 => return End::ListAgain,
                 WatchEvent::Error(status) => return End::Failed(status.message),
@@ -290,7 +297,7 @@ impl<V: Clone + Send + Sync + 'static> Feed<V> {
 
     fn apply(&self, key: &str, kept: Option<Kept<V>>, version: &str) {
         let mut state = self.lock();
-        state.sign();
+        state.sign(version);
         if state.listed_at >= ordinal(version) || state.is_newer_than(key, ordinal(version)) {
             return;
         }
@@ -322,7 +329,9 @@ impl<V: Clone + Send + Sync + 'static> Feed<V> {
 }
 
 impl<V> State<V> {
-    fn sign(&mut self) {
+    /// The watch has shown everything up to this version.
+    fn sign(&mut self, version: &str) {
+        self.seen = self.seen.max(ordinal(version));
         self.last_sign = Some(Instant::now());
         self.error = None;
     }
@@ -364,4 +373,53 @@ pub(crate) fn ordinal(resource_version: &str) -> u64 {
 fn jittered(pause: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_u128() as u8;
     pause.mul_f64(0.5 + f64::from(random) / 512.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn feed() -> Feed<&'static str> {
+        Feed::new("NodeUpgrade", tokio::sync::watch::Sender::new(0), |a, b| a == b)
+    }
+
+    fn kept(resource_version: &str, value: &'static str) -> Kept<&'static str> {
+        Kept {
+            resource_version: resource_version.to_owned(),
+            value,
+        }
+    }
+
+    #[test]
+    fn the_answer_of_a_write_stands_until_the_watch_has_caught_up() {
+        let feed = feed();
+        feed.apply("node-1", Some(kept("5", "old")), "5");
+        feed.put("node-1", kept("7", "written"));
+        assert_eq!(feed.get("node-1"), Some("written"));
+        feed.apply("node-1", Some(kept("6", "between")), "6");
+        assert_eq!(feed.get("node-1"), Some("written"));
+        feed.apply("node-1", Some(kept("8", "later")), "8");
+        assert_eq!(feed.get("node-1"), Some("later"));
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_removal_does_not_bring_the_object_back() {
+        let feed = feed();
+        feed.apply("node-1", Some(kept("5", "old")), "5");
+        feed.apply("node-1", Some(kept("7", "written")), "7");
+        feed.apply("node-1", None, "8");
+        feed.put("node-1", kept("7", "written"));
+        assert_eq!(feed.get("node-1"), None);
+        // One made again afterwards is another thing.
+        feed.put("node-1", kept("9", "made again"));
+        assert_eq!(feed.get("node-1"), Some("made again"));
+    }
+
+    #[test]
+    fn where_versions_are_no_numbers_the_answer_stands() {
+        let feed = feed();
+        feed.put("node-1", kept("a3f", "written"));
+        assert_eq!(feed.get("node-1"), Some("written"));
+    }
 }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use drydock_api::{ImageRepository, NodeUpgrade};
-use drydock_images::{Digest, Manifest, MetadataVersions, Repository, RepositoryConfig, TrustError};
+use drydock_images::{
+    Digest, Manifest, MetadataVersions, Repository, RepositoryConfig, StoreWatch, TrustError,
+};
 use drydock_plan::{ChannelRelease, ReleaseView, RepositoryView, StateFormat};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -32,6 +34,8 @@ pub struct Order {
     pub repository: ImageRepository,
     /// Where its newest trusted metadata is kept.
     pub datastore: PathBuf,
+    /// Told of every write there.
+    pub watch: Arc<dyn StoreWatch>,
     /// Nothing below this is taken.
     pub floor: Floor,
     /// Expiry is judged by this instant.
@@ -215,7 +219,8 @@ pub async fn load(order: Order) -> Result<Loaded, LoadError> {
         source,
     })?;
     let url = order.repository.spec.url.parse()?;
-    let config = RepositoryConfig::new(order.repository.name_any(), url, root, order.datastore);
+    let mut config = RepositoryConfig::new(order.repository.name_any(), url, root, order.datastore);
+    config.watch = order.watch;
     let repository = Repository::load(&config, order.now).await?;
     let versions = repository.versions();
     order.floor.check(versions)?;

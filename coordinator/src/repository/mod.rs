@@ -11,6 +11,7 @@ pub use report::status_of;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use drydock_api::{ImageRepository, ImageRepositoryStatus, NodeUpgrade};
+use drydock_images::StoreWatch;
 use drydock_plan::RepositoryView;
 use kube::Client;
 use tokio::{task::JoinSet, time::Instant};
@@ -29,6 +30,7 @@ pub struct Desk {
     client: Client,
     clock: Arc<dyn Clock>,
     data_dir: PathBuf,
+    watch: Arc<dyn StoreWatch>,
     shelves: BTreeMap<String, Shelf>,
     loads: JoinSet<(String, Result<Loaded, LoadError>)>,
 }
@@ -57,11 +59,12 @@ pub struct Finished {
 impl Desk {
     /// A desk without repositories.
     #[must_use]
-    pub fn new(client: Client, clock: Arc<dyn Clock>, data_dir: PathBuf) -> Self {
+    pub fn new(client: Client, clock: Arc<dyn Clock>, data_dir: PathBuf, watch: Arc<dyn StoreWatch>) -> Self {
         Self {
             client,
             clock,
             data_dir,
+            watch,
             shelves: BTreeMap::new(),
             loads: JoinSet::new(),
         }
@@ -105,6 +108,7 @@ impl Desk {
                 client: self.client.clone(),
                 repository: repository.clone(),
                 datastore: self.data_dir.join("repositories").join(format!("{name}.{uid}")),
+                watch: Arc::clone(&self.watch),
                 floor: Floor::of(repository, upgrades),
                 now: self.clock.now(),
                 cache: Arc::clone(&shelf.cache),

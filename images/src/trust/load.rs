@@ -41,9 +41,9 @@ pub(crate) async fn load(
     fetcher: Arc<Fetcher>,
     now: Timestamp,
 ) -> Result<Loaded, TrustError> {
-    let dir = cfg.datastore.clone();
+    let (dir, watch) = (cfg.datastore.clone(), Arc::clone(&cfg.watch));
     let prepare = move || {
-        let store = TrustStore::open(&dir)?;
+        let store = TrustStore::open(&dir, watch)?;
         let remembered = store.read()?;
         let copy = store.copy_dir()?;
         for (name, text) in [

@@ -4,6 +4,7 @@
 mod load;
 mod store;
 mod transport;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use crate::fetch::FetchError;
 use crate::manifest::ManifestError;
 
 pub(crate) use load::{Loaded, load};
+pub use watch::{StoreStep, StoreWatch, StoreWrite, Unwatched};
 
 /// The versions of the metadata that was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -1,16 +1,18 @@
 //! What a machine remembers of a repository: one file with the newest root, timestamp and snapshot it
 //! accepted, and the latest time it knows of. The file is replaced whole (write, flush, rename, flush
 //! the folder), so a power cut leaves the old one or the new one; one that cannot be read is an error,
-//! never "nothing seen yet".
+//! never "nothing seen yet". Each of these writes passes the [`StoreWatch`].
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::TrustError;
+use super::{StoreStep, StoreWatch, StoreWrite, TrustError};
 use crate::canonical;
 use crate::digest::Digest;
 
@@ -18,6 +20,8 @@ use crate::digest::Digest;
 const STORE_FORMAT: u64 = 1;
 /// The file in the store's folder.
 const STORE_FILE: &str = "trust.json";
+/// Its content before it has its name; what a crash left of one is written over.
+const NEW_FILE: &str = "trust.json.new";
 /// Taken by whoever loads; never removed.
 const LOCK_FILE: &str = ".lock";
 /// Folders that tough works in; left over only by a crash.
@@ -40,17 +44,21 @@ pub(super) struct Remembered {
 #[derive(Debug)]
 pub(super) struct TrustStore {
     dir: PathBuf,
+    watch: Arc<dyn StoreWatch>,
     _lock: File,
 }
 
 impl TrustStore {
     /// Opens the store in `dir`, makes the folder if need be, and waits for whoever else has it.
-    pub fn open(dir: &Path) -> Result<Self, TrustError> {
+    pub fn open(dir: &Path, watch: Arc<dyn StoreWatch>) -> Result<Self, TrustError> {
         let failed = |error: io::Error| TrustError::Store {
             path: dir.to_path_buf(),
             detail: error.to_string(),
         };
-        fs::create_dir_all(dir).map_err(failed)?;
+        if !dir.is_dir() {
+            let step = (StoreStep::FlushNames, None, dir, 0);
+            watched(&*watch, step, || make_folder(dir)).map_err(failed)?;
+        }
         let lock = File::options()
             .create(true)
             .truncate(false)
@@ -66,6 +74,7 @@ impl TrustStore {
         }
         Ok(Self {
             dir: dir.to_path_buf(),
+            watch,
             _lock: lock,
         })
     }
@@ -174,13 +183,24 @@ impl TrustStore {
         let check = digest_of(&members, &path)?;
         members.insert("check".to_owned(), Value::String(check.to_string()));
         let bytes = canonical::to_vec(&members).map_err(|error| failed(error.into()))?;
-        let mut new = tempfile::NamedTempFile::new_in(&self.dir).map_err(failed)?;
-        new.write_all(&bytes).map_err(failed)?;
-        new.as_file().sync_all().map_err(failed)?;
-        new.persist(&path).map_err(|error| failed(error.error))?;
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
+        let new = self.dir.join(NEW_FILE);
+        let len = bytes.len() as u64;
+        self.step((StoreStep::Write, None, &new, len), || write_new(&new, &bytes))
+            .and_then(|()| self.step((StoreStep::Flush, None, &new, 0), || File::open(&new)?.sync_all()))
+            .and_then(|()| self.rename(&new, &path))
             .map_err(failed)
+    }
+
+    /// Lasting when it returns.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step((StoreStep::Rename, Some(from), to, 0), || fs::rename(from, to))?;
+        self.step((StoreStep::FlushNames, None, to, 0), || {
+            File::open(&self.dir)?.sync_all()
+        })
+    }
+
+    fn step(&self, step: Step<'_>, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        watched(&*self.watch, step, act)
     }
 
     /// A newer program's store counts as lost, and is kept for it.
@@ -190,11 +210,54 @@ impl TrustStore {
             self.dir.join(format!("{STORE_FILE}.format-{format}")),
         );
         tracing::warn!(path = %from.display(), format, "the trust store is of a newer Drydock; set aside, starting from the shipped root");
-        fs::rename(&from, &to).map_err(|error| TrustError::Store {
-            path: from,
+        self.rename(&from, &to).map_err(|error| TrustError::Store {
+            path: from.clone(),
             detail: error.to_string(),
         })
     }
+}
+
+/// What is done, the old name of a rename, the file, its bytes.
+type Step<'a> = (StoreStep, Option<&'a Path>, &'a Path, u64);
+
+fn watched(
+    watch: &dyn StoreWatch,
+    (step, from, path, len): Step<'_>,
+    act: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let write = StoreWrite {
+        step,
+        path,
+        from,
+        len,
+    };
+    watch.before(&write)?;
+    act()?;
+    watch.after(&write)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(bytes)
+}
+
+/// A folder whose own name is lasting, and those of the folders made for it: a file in it is only as
+/// lasting as they.
+fn make_folder(dir: &Path) -> io::Result<()> {
+    let missing = dir.ancestors().take_while(|folder| !folder.is_dir());
+    let parents: Vec<_> = missing.filter_map(Path::parent).collect();
+    fs::create_dir_all(dir)?;
+    for parent in parents {
+        // The parent of a relative path is the empty one.
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn digest_of(members: &Map<String, Value>, path: &Path) -> Result<Digest, TrustError> {
@@ -208,6 +271,7 @@ fn digest_of(members: &Map<String, Value>, path: &Path) -> Result<Digest, TrustE
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::super::Unwatched;
     use super::*;
 
     fn example() -> Remembered {
@@ -223,16 +287,68 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_members_of_others_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::open(dir.path()).unwrap();
+        let store = TrustStore::open(dir.path(), Arc::new(Unwatched)).unwrap();
         assert_eq!(store.read().unwrap(), Remembered::default());
         store.write(&example()).unwrap();
         assert_eq!(store.read().unwrap(), example());
     }
 
+    /// Notes each write, and stops the one with this number, from 1.
+    #[derive(Debug, Default)]
+    struct Notes {
+        seen: std::sync::Mutex<Vec<(StoreStep, String)>>,
+        stop_at: usize,
+    }
+
+    impl StoreWatch for Notes {
+        fn before(&self, write: &StoreWrite<'_>) -> io::Result<()> {
+            let mut seen = self.seen.lock().unwrap();
+            let name = write.path.file_name().unwrap().to_string_lossy().into_owned();
+            seen.push((write.step, name));
+            if seen.len() == self.stop_at {
+                Err(io::Error::other("stopped"))
+            } else {
+                Ok(())
+            }
+        }
+
+        fn after(&self, _: &StoreWrite<'_>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_write_is_seen_before_it_happens_and_stopped_anywhere_the_old_store_stands() {
+        let all = [
+            (StoreStep::FlushNames, "store"),
+            (StoreStep::Write, "trust.json.new"),
+            (StoreStep::Flush, "trust.json.new"),
+            (StoreStep::Rename, "trust.json"),
+            (StoreStep::FlushNames, "trust.json"),
+        ];
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("store");
+        let notes = Arc::new(Notes::default());
+        let store = TrustStore::open(&dir, notes.clone()).unwrap();
+        store.write(&example()).unwrap();
+        let seen = notes.seen.lock().unwrap().clone();
+        assert_eq!(seen, all.map(|(step, name)| (step, name.to_owned())));
+        drop(store);
+        for stop_at in 1..=4 {
+            let seen = std::sync::Mutex::default();
+            let store = TrustStore::open(&dir, Arc::new(Notes { seen, stop_at })).unwrap();
+            let newer = Remembered::default();
+            assert_eq!(store.write(&newer).unwrap_err().code(), "TrustStoreUnusable");
+            // Only the flush of names comes after the new name.
+            let expected = if stop_at == 4 { newer } else { example() };
+            assert_eq!(store.read().unwrap(), expected, "stopped at {stop_at}");
+        }
+    }
+
     #[test]
     fn cut_at_any_length_or_changed_anywhere_it_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::open(dir.path()).unwrap();
+        let store = TrustStore::open(dir.path(), Arc::new(Unwatched)).unwrap();
         store.write(&example()).unwrap();
         let path = dir.path().join(STORE_FILE);
         let whole = fs::read(&path).unwrap();
@@ -260,7 +376,7 @@ mod tests {
     #[test]
     fn a_newer_format_is_set_aside_not_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let store = TrustStore::open(dir.path()).unwrap();
+        let store = TrustStore::open(dir.path(), Arc::new(Unwatched)).unwrap();
         let path = dir.path().join(STORE_FILE);
         fs::write(&path, r#"{"format":2,"check":"other"}"#).unwrap();
         assert_eq!(store.read().unwrap(), Remembered::default());

@@ -47,6 +47,15 @@ pub struct Call<'a> {
     pub target: Target,
 }
 
+/// As long as a delay says, or until what holds lets go.
+async fn waited(wait: Action) {
+    match wait {
+        Action::Delay(delay) => tokio::time::sleep(delay).await,
+        Action::Hold(held) => held.until_let_go().await,
+        Action::Fail(_) | Action::FailPlain { .. } | Action::Stall | Action::Reset => {}
+    }
+}
+
 impl Call<'_> {
     fn gr(&self) -> GroupResource {
         self.target.resource.group_resource()
@@ -259,14 +268,14 @@ impl Call<'_> {
         let hooks = self.core.hooks.clone();
         let view = self.view()?;
         let done = match hooks.action(&attempt, Stage::Before) {
-            Some(Action::Delay(delay)) => {
+            Some(wait @ (Action::Delay(_) | Action::Hold(_))) => {
                 // In a task of its own: the client may be gone by then, the write is not.
                 let job = self.job(write);
                 let core = self.core.clone();
                 let task = self.core.tasks.spawn(async move {
                     tokio::select! {
                         () = core.shutdown.cancelled() => std::future::pending().await,
-                        () = tokio::time::sleep(delay) => job.run(view),
+                        () = waited(wait) => job.run(view),
                     }
                 });
                 task.await.map_err(ApiError::internal)?
@@ -275,7 +284,7 @@ impl Call<'_> {
             None => self.job(write).run(view),
         };
         match hooks.action(&attempt, Stage::After) {
-            Some(Action::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(wait @ (Action::Delay(_) | Action::Hold(_))) => waited(wait).await,
             Some(action) => return self.act(action).await,
             None => {}
         }
@@ -299,7 +308,7 @@ impl Call<'_> {
                 }
                 Ok(response)
             }
-            Action::Stall | Action::Delay(_) => std::future::pending().await,
+            Action::Stall | Action::Delay(_) | Action::Hold(_) => std::future::pending().await,
             Action::Reset => {
                 self.connection.reset();
                 std::future::pending().await

@@ -53,10 +53,40 @@ pub enum Action {
     },
     /// Go on after this long. A delayed write takes effect even if its client has gone away.
     Delay(Duration),
+    /// Go on when it is let go; with the same effect as a delay of that length.
+    Hold(Held),
     /// Never answer; the connection stays open.
     Stall,
     /// Close the connection without an answer.
     Reset,
+}
+
+/// Holds writes back until it is let go; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Held(Arc<watch::Sender<bool>>);
+
+impl Held {
+    /// One that holds.
+    #[must_use]
+    pub fn new() -> Held {
+        Held(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// What is held goes on, and what comes later is not held.
+    pub fn let_go(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub(super) async fn until_let_go(&self) {
+        // The sender lives in self, so the wait can only end by its value.
+        let _ = self.0.subscribe().wait_for(|gone| *gone).await;
+    }
+}
+
+impl Default for Held {
+    fn default() -> Held {
+        Held::new()
+    }
 }
 
 /// Which writes are meant; what is not set matches all.
@@ -198,6 +228,11 @@ impl RuleHandle {
     /// How many writes have matched.
     pub fn seen(&self) -> u64 {
         *self.0.seen.borrow()
+    }
+
+    /// How many times the rule has acted.
+    pub fn acted_so_far(&self) -> u64 {
+        *self.0.acted.borrow()
     }
 
     /// Wait until the rule has acted this many times.

@@ -13,16 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use drydock_images::{StoreWatch, Unwatched};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
+use crate::apiserver::hooks::Outage;
 use crate::apiserver::{ApiServer, ServerConfig};
 use crate::firmware::LoaderKind;
 use crate::node::{
-    Behaviour, Catalog, FirstImages, Install, Installed, NodePace, NodeSpec, OtherKernels, Saboteur, SimNode,
-    install,
+    Behaviour, Catalog, FirstImages, Install, Installed, NoSabotage, NodePace, NodeSpec, OtherKernels,
+    Saboteur, SimNode, install,
 };
 use crate::observer::{Cast, Knowledge, KnownRelease};
 use crate::workload;
@@ -31,10 +33,22 @@ pub use eye::Eye;
 pub use files::FileServer;
 pub use objects::{OpenWindow, POLICY, PolicyPace, REPOSITORY, SHOP, SYSTEM};
 pub use releases::{ARCH, BOARD, Built, CHANNEL, OS_NAME, ReleaseImages, Workshop};
-pub use replica::{Replica, ReplicaPace};
+pub use replica::{Freezer, Replica, ReplicaPace};
 
 /// What changed less than this ago a coordinator need not have seen.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Who is told of the writes of each replica's trust store, and may kill it there.
+pub trait StoreSaboteur: Send + Sync {
+    /// The watch of this replica's store.
+    fn of(&self, replica: &str) -> Arc<dyn StoreWatch>;
+}
+
+impl StoreSaboteur for NoSabotage {
+    fn of(&self, _: &str) -> Arc<dyn StoreWatch> {
+        Arc::new(Unwatched)
+    }
+}
 
 /// A cluster to be.
 #[derive(Clone)]
@@ -61,10 +75,14 @@ pub struct ClusterPlan {
     pub policy_pace: PolicyPace,
     /// When nodes may be disrupted.
     pub window: OpenWindow,
+    /// How quick the controllers are.
+    pub controllers: workload::Pace,
     /// The one node that the policy selects; none: all of them.
     pub only: Option<String>,
     /// Who may kill the nodes' processes.
     pub saboteur: Arc<dyn Saboteur>,
+    /// Who may kill the coordinators at a write of their trust stores.
+    pub stores: Arc<dyn StoreSaboteur>,
 }
 
 /// A running cluster.
@@ -84,6 +102,8 @@ pub struct SimCluster {
     /// The first release.
     pub first: Built,
     replicas: BTreeMap<String, Replica>,
+    /// The dead send nothing any more.
+    dead: Vec<Outage>,
     plan: ClusterPlan,
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
@@ -132,6 +152,7 @@ impl SimCluster {
             nodes: Vec::new(),
             first,
             replicas: BTreeMap::new(),
+            dead: Vec::new(),
             plan,
             _stop_when_dropped: stop.clone().drop_guard(),
             stop,
@@ -205,7 +226,7 @@ impl SimCluster {
         let client = self.api.client("system:controllers").await?;
         self.tasks.spawn(workload::run(
             client,
-            workload::Pace::default(),
+            self.plan.controllers.clone(),
             self.stop.clone(),
         ));
         let (eye, stop) = (self.eye.clone(), self.stop.clone());
@@ -247,7 +268,7 @@ impl SimCluster {
             repository: (REPOSITORY.to_owned(), url, self.workshop.root().to_owned()),
             kubeconfig,
             confirm_wait: format!("{}s", self.plan.policy_pace.confirm_wait.as_secs()),
-            health_deadline: "3s".to_owned(),
+            health_deadline: format!("{}s", self.plan.policy_pace.checks.as_secs()),
         };
         let Installed { disk, config } = tokio::task::spawn_blocking(move || install(&job)).await??;
         let spec = NodeSpec {
@@ -275,10 +296,19 @@ impl SimCluster {
     /// # Errors
     /// If it cannot have a client.
     pub async fn start_replica(&mut self, name: &str) -> anyhow::Result<()> {
+        self.start_replica_in(name, name).await
+    }
+
+    /// Starts a coordinator replica of this name with the data of another that is dead.
+    ///
+    /// # Errors
+    /// If it cannot have a client.
+    pub async fn start_replica_in(&mut self, name: &str, data: &str) -> anyhow::Result<()> {
         let config = self.api.config(name).await?;
-        let data = self.plan.folder.join(name);
+        let data = self.plan.folder.join(data);
         std::fs::create_dir_all(&data)?;
-        let replica = Replica::start(name, config, data, &self.plan.replica_pace)?;
+        let watch = self.plan.stores.of(name);
+        let replica = Replica::start(name, config, data, watch, &self.plan.replica_pace)?;
         self.replicas.insert(name.to_owned(), replica);
         Ok(())
     }
@@ -299,8 +329,14 @@ impl SimCluster {
     /// Kills a replica where it stands: nothing it has begun is ended.
     pub fn kill_replica(&mut self, name: &str) {
         // What is still on its way in another thread does not arrive.
-        self.api.hooks().cut_off(name);
+        self.dead.push(self.api.hooks().cut_off(name));
         drop(self.replicas.remove(name));
+    }
+
+    /// What freezes a replica; none if there is no such one.
+    #[must_use]
+    pub fn freezer(&self, name: &str) -> Option<Freezer> {
+        self.replicas.get(name).map(Replica::freezer)
     }
 
     /// The names of the replicas that were started and not killed.

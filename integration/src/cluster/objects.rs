@@ -105,6 +105,8 @@ pub struct PolicyPace {
     pub health: Duration,
     /// Longest wait of a trial boot for the cluster's word.
     pub confirm_wait: Duration,
+    /// By when a node's own checks must have passed in a trial boot.
+    pub checks: Duration,
     /// How long a committed node must stay Ready.
     pub soak: Duration,
     /// What drain, reboot and way back are expected to take.

@@ -17,6 +17,7 @@ use crate::cluster::{Built, ClusterPlan, OpenWindow, PolicyPace, ReleaseImages, 
 use crate::firmware::LoaderKind;
 use crate::image::{HostFiles, Marker, PackSpec, pack};
 use crate::node::{Behaviour, NoSabotage, NodePace, OtherKernels};
+use crate::workload;
 
 /// The versions of the three releases.
 pub const VERSIONS: [&str; 3] = ["1.0.0", "2.0.0", "2.1.0"];
@@ -466,6 +467,7 @@ pub fn plan(folder: &Path, first: &ReleaseImages, room: (u64, u64), nodes: usize
             drain: secs(60),
             health: secs(60),
             confirm_wait: secs(40),
+            checks: secs(3),
             soak: secs(2),
             expected: secs(60),
             // The pods of the only node have nowhere to go.
@@ -476,7 +478,9 @@ pub fn plan(folder: &Path, first: &ReleaseImages, room: (u64, u64), nodes: usize
             },
         },
         window: OpenWindow::around(Timestamp::now()),
+        controllers: workload::Pace::default(),
         only: None,
         saboteur: Arc::new(NoSabotage),
+        stores: Arc::new(NoSabotage),
     }
 }

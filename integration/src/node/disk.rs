@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::{Catalog, partition_of};
+use super::power::{Loss, Power};
 use super::process::Kind;
 use crate::cluster::Eye;
 use crate::firmware::{Gpt, LoaderKind, choose};
@@ -126,18 +127,34 @@ pub enum Side {
     After,
 }
 
-/// Decides, write by write, whether the process that writes dies there.
+/// What becomes of a process at one of its writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing.
+    Lives,
+    /// It is killed.
+    Dies,
+    /// The whole node loses its power.
+    PowerCut(Loss),
+}
+
+/// Decides, write by write, what becomes of the process that writes.
 pub trait Saboteur: Send + Sync {
-    /// Does this process of this node die at this write?
-    fn dies(&self, node: &str, kind: Kind, side: Side, event: &WriteEvent<'_>) -> bool;
+    /// The fate of this process of this node at this write.
+    fn fate(&self, node: &str, kind: Kind, side: Side, event: &WriteEvent<'_>) -> Fate;
+
+    /// Whether it may ever cut the power of this node; to be ready for that costs memory.
+    fn may_cut_power(&self, _node: &str) -> bool {
+        false
+    }
 }
 
 /// Lets every process live.
 pub struct NoSabotage;
 
 impl Saboteur for NoSabotage {
-    fn dies(&self, _: &str, _: Kind, _: Side, _: &WriteEvent<'_>) -> bool {
-        false
+    fn fate(&self, _: &str, _: Kind, _: Side, _: &WriteEvent<'_>) -> Fate {
+        Fate::Lives
     }
 }
 
@@ -149,6 +166,8 @@ pub struct GateKeeper {
     pub kind: Kind,
     /// Who may kill it.
     pub saboteur: Arc<dyn Saboteur>,
+    /// The node's power, where that may be cut.
+    pub power: Option<Arc<Power>>,
 }
 
 /// The gate of one process of one boot of a node. After [`NodeGate::cut`] nothing is written any more.
@@ -156,6 +175,7 @@ pub struct NodeGate {
     node: String,
     kind: Kind,
     saboteur: Arc<dyn Saboteur>,
+    power: Option<Arc<Power>>,
     killed: CancellationToken,
     disk: PathBuf,
     loader: LoaderKind,
@@ -194,6 +214,7 @@ impl NodeGate {
             node: keeper.node,
             kind: keeper.kind,
             saboteur: keeper.saboteur,
+            power: keeper.power,
             killed: CancellationToken::new(),
             disk: disk.to_owned(),
             loader,
@@ -218,12 +239,45 @@ impl NodeGate {
         self.killed.clone()
     }
 
+    /// Whether the process is dead now.
     fn sabotaged(&self, side: Side, event: &WriteEvent<'_>) -> bool {
-        let dies = self.saboteur.dies(&self.node, self.kind, side, event);
-        if dies {
-            self.cut();
+        match self.saboteur.fate(&self.node, self.kind, side, event) {
+            Fate::Lives => return false,
+            Fate::Dies => {}
+            Fate::PowerCut(loss) => {
+                if let Some(power) = &self.power {
+                    power.take_away(loss);
+                }
+            }
         }
-        dies
+        self.cut();
+        true
+    }
+
+    fn saw(&self, event: &WriteEvent<'_>) -> io::Result<()> {
+        if let Some(power) = &self.power {
+            power.wrote(event)?;
+        }
+        if event.kind == WriteKind::DeviceWrite && event.path == self.disk {
+            let place = self.place(event.offset, event.len);
+            let (node, offset, len) = (self.node.clone(), event.offset, event.len);
+            self.eye.note(Seen::DeviceWrite {
+                node,
+                place,
+                offset,
+                len,
+            });
+            if place == Place::Table {
+                self.look_at_table();
+            }
+        }
+        Ok(())
+    }
+
+    fn end_turn(&self) {
+        if let Some(power) = &self.power {
+            power.end();
+        }
     }
 
     fn place(&self, offset: u64, len: u64) -> Place {
@@ -262,27 +316,22 @@ impl NodeGate {
 
 impl WriteGate for NodeGate {
     fn before(&self, event: &WriteEvent<'_>) -> io::Result<()> {
+        if let Some(power) = &self.power {
+            power.begin()?;
+        }
         if self.dead.load(Ordering::SeqCst) || self.sabotaged(Side::Before, event) {
+            self.end_turn();
             return Err(io::Error::other("the process was killed"));
         }
         Ok(())
     }
 
     fn after(&self, event: &WriteEvent<'_>) -> io::Result<()> {
-        if event.kind == WriteKind::DeviceWrite && event.path == self.disk {
-            let place = self.place(event.offset, event.len);
-            let (node, offset, len) = (self.node.clone(), event.offset, event.len);
-            self.eye.note(Seen::DeviceWrite {
-                node,
-                place,
-                offset,
-                len,
-            });
-            if place == Place::Table {
-                self.look_at_table();
-            }
-        }
-        if self.sabotaged(Side::After, event) {
+        let seen = self.saw(event);
+        let dead = self.sabotaged(Side::After, event);
+        self.end_turn();
+        seen?;
+        if dead {
             return Err(io::Error::other("the process was killed"));
         }
         Ok(())

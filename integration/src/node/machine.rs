@@ -10,12 +10,13 @@ use std::time::Duration;
 use drydock_updater::config::LoadedConfig;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::boot::Boot;
 use super::catalog::{Behaviour, BuiltImages, Catalog};
 use super::disk::{GateKeeper, NodeGate, Saboteur, kernel_type, table_view};
 use super::kubelet::{self, KubeletSpec};
+use super::power::Power;
 use super::process::{Kernel, Kind, Process, Unit};
 use crate::cluster::Eye;
 use crate::firmware::{self, LoaderKind};
@@ -90,6 +91,9 @@ enum Order {
     /// The system inside called for a reboot.
     Reboot,
 }
+
+/// How long the power stays away after a saboteur cut it.
+const DARK: Duration = Duration::from_millis(100);
 
 /// A simulated node. It loses its power when this is dropped.
 pub struct SimNode {
@@ -169,27 +173,6 @@ struct Hull {
     stop: CancellationToken,
 }
 
-/// What one boot started.
-struct Boot {
-    kubelet: Option<CancellationToken>,
-    agent: Option<Process>,
-    guard: Option<Process>,
-    tasks: JoinSet<()>,
-}
-
-impl Boot {
-    /// Everything ends, and writes nothing more.
-    fn end(mut self) {
-        for process in [&self.agent, &self.guard].into_iter().flatten() {
-            process.kill();
-        }
-        if let Some(kubelet) = &self.kubelet {
-            kubelet.cancel();
-        }
-        self.tasks.abort_all();
-    }
-}
-
 impl Hull {
     async fn live(self, mut inbox: mpsc::UnboundedReceiver<Order>) {
         loop {
@@ -197,7 +180,7 @@ impl Hull {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(self.spec.pace.boot) => {}
             }
-            let boot = match self.boot().await {
+            let mut boot = match self.boot().await {
                 Ok(Some(boot)) => boot,
                 Ok(None) => return,
                 Err(error) => {
@@ -207,11 +190,15 @@ impl Hull {
             };
             let hangs = boot.guard.is_none();
             let off_for = tokio::select! {
-                () = self.stop.cancelled() => { boot.end(); return }
+                () = self.stop.cancelled() => { boot.stop(); return }
                 () = tokio::time::sleep(self.spec.pace.hang), if hangs => Duration::ZERO,
                 off_for = self.serve(&mut inbox, &boot) => off_for,
+                () = boot.darkness() => DARK,
             };
-            boot.end();
+            if let Err(error) = boot.end().await {
+                tracing::error!(node = self.spec.name, %error, "what a power cut left cannot be written");
+                return;
+            }
             self.report.send_modify(|status| {
                 status.up = false;
             });
@@ -302,12 +289,7 @@ impl Hull {
     }
 
     fn start(&self, slot: SlotId, release: Option<&BuiltImages>, boot_id: String) -> io::Result<Boot> {
-        let mut boot = Boot {
-            kubelet: None,
-            agent: None,
-            guard: None,
-            tasks: JoinSet::new(),
-        };
+        let mut boot = Boot::default();
         // Garbage does not reach userspace either.
         let behaviour = release.map_or(Behaviour::HangsBeforeUserspace, |release| release.behaviour);
         let (guard_runs, kubelet_runs) = match behaviour {
@@ -322,8 +304,12 @@ impl Hull {
         let reboots = self.reboots.clone();
         let reboot = move || reboots.send(Order::Reboot).is_ok();
         let kernel = Arc::new(Kernel::new(slot, boot_id.clone(), release, reboot));
-        boot.guard = Some(self.unit(&mut boot.tasks, Kind::Guard, slot, &kernel));
-        boot.agent = Some(self.unit(&mut boot.tasks, Kind::Agent, slot, &kernel));
+        if self.spec.saboteur.may_cut_power(&self.spec.name) {
+            let state = &self.spec.config.settings.state_dir;
+            boot.power = Some(Arc::new(Power::on(&self.spec.disk, state)?));
+        }
+        boot.guard = Some(self.unit(&mut boot, Kind::Guard, slot, &kernel));
+        boot.agent = Some(self.unit(&mut boot, Kind::Agent, slot, &kernel));
         if kubelet_runs {
             let stop = CancellationToken::new();
             boot.tasks.spawn(kubelet::run(
@@ -336,13 +322,15 @@ impl Hull {
         Ok(boot)
     }
 
-    fn unit(&self, tasks: &mut JoinSet<()>, kind: Kind, slot: SlotId, kernel: &Arc<Kernel>) -> Process {
+    fn unit(&self, boot: &mut Boot, kind: Kind, slot: SlotId, kernel: &Arc<Kernel>) -> Process {
         let (spec, eye, catalog) = (self.spec.clone(), self.eye.clone(), self.catalog.clone());
+        let power = boot.power.clone();
         let gate = move || {
             let keeper = GateKeeper {
                 node: spec.name.clone(),
                 kind,
                 saboteur: spec.saboteur.clone(),
+                power: power.clone(),
             };
             NodeGate::new(
                 keeper,
@@ -363,7 +351,7 @@ impl Hull {
             restart: self.spec.pace.restart,
         };
         let process = Process::default();
-        tasks.spawn(unit.keep_running(process.clone(), gate));
+        boot.tasks.spawn(unit.keep_running(process.clone(), gate));
         process
     }
 

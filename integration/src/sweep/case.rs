@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::node::{Kind, Side};
+use crate::node::{Kind, Loss, Side};
 
 /// Who writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,7 +69,23 @@ pub enum Case {
         /// On which side of it.
         side: Side,
     },
-    /// The leader sleeps at a write; it arrives when another leads.
+    /// The leader is killed at a write of its trust store.
+    Store {
+        /// Which of its writes, from 1.
+        nth: u64,
+        /// On which side of it.
+        side: Side,
+    },
+    /// The whole node loses its power right after a process's write to disk or state partition.
+    Power {
+        /// Which process writes.
+        kind: Kind,
+        /// Which of its writes, from 1.
+        nth: u64,
+        /// What is lost of that which was not flushed.
+        loss: Loss,
+    },
+    /// The leader is frozen at a write; it thaws, and the write arrives, when another leads.
     OldLeader {
         /// Which kind of write.
         group: Group,
@@ -96,6 +112,13 @@ fn side(side: Side) -> &'static str {
     match side {
         Side::Before => "before",
         Side::After => "after",
+    }
+}
+
+fn process(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Guard => "guard",
+        Kind::Agent => "agent",
     }
 }
 
@@ -131,12 +154,14 @@ impl fmt::Display for Case {
                 };
                 write!(f, "{writer}/api/{group}/{nth}/{}", side(*at))
             }
-            Self::Disk { kind, nth, side: at } => {
-                let kind = match kind {
-                    Kind::Guard => "guard",
-                    Kind::Agent => "agent",
-                };
-                write!(f, "{kind}/disk/{nth}/{}", side(*at))
+            Self::Disk { kind, nth, side: at } => write!(f, "{}/disk/{nth}/{}", process(*kind), side(*at)),
+            Self::Store { nth, side: at } => write!(f, "coordinator/disk/{nth}/{}", side(*at)),
+            Self::Power { kind, nth, loss } => {
+                write!(f, "power/{}/{nth}/", process(*kind))?;
+                match loss {
+                    Loss::All => f.write_str("lost"),
+                    Loss::Seeded(seed) => write!(f, "torn-{seed}"),
+                }
             }
             Self::OldLeader { group, nth } => write!(f, "old-leader/{group}/{nth}"),
             Self::Wipe { phase, kill_leader } => write!(f, "wipe/{phase}/{}", alone(*kill_leader)),
@@ -156,72 +181,137 @@ fn three(text: &str) -> Option<(String, String, String)> {
     parts.next().is_none().then_some(three)
 }
 
+fn writer_of(text: &str) -> Option<Writer> {
+    match text {
+        "coordinator" => Some(Writer::Coordinator),
+        "agent" => Some(Writer::Agent),
+        _ => None,
+    }
+}
+
+fn kind_of(text: &str) -> Option<Kind> {
+    match text {
+        "guard" => Some(Kind::Guard),
+        "agent" => Some(Kind::Agent),
+        _ => None,
+    }
+}
+
+fn group_of(text: &str) -> Option<Group> {
+    let (verb, resource, subresource) = three(text)?;
+    Some(Group {
+        verb,
+        resource,
+        subresource,
+    })
+}
+
+fn phase_of(text: &str) -> Option<Phase> {
+    let (step, agent, attempt) = three(text)?;
+    Some(Phase { step, agent, attempt })
+}
+
+fn side_of(text: &str) -> Option<Side> {
+    match text {
+        "before" => Some(Side::Before),
+        "after" => Some(Side::After),
+        _ => None,
+    }
+}
+
+fn kills_leader(text: &str) -> Option<bool> {
+    match text {
+        "alone" => Some(false),
+        "and-leader" => Some(true),
+        _ => None,
+    }
+}
+
+fn loss_of(text: &str) -> Option<Loss> {
+    match text {
+        "lost" => Some(Loss::All),
+        _ => Some(Loss::Seeded(text.strip_prefix("torn-")?.parse().ok()?)),
+    }
+}
+
+fn parsed(text: &str) -> Option<Case> {
+    let parts: Vec<&str> = text.split('/').collect();
+    Some(match parts.as_slice() {
+        ["baseline"] => Case::Baseline,
+        ["power", kind, nth, loss] => Case::Power {
+            kind: kind_of(kind)?,
+            nth: nth.parse().ok()?,
+            loss: loss_of(loss)?,
+        },
+        [who, "api", group, nth, side] => Case::Api {
+            writer: writer_of(who)?,
+            group: group_of(group)?,
+            nth: nth.parse().ok()?,
+            side: side_of(side)?,
+        },
+        ["coordinator", "disk", nth, side] => Case::Store {
+            nth: nth.parse().ok()?,
+            side: side_of(side)?,
+        },
+        [who, "disk", nth, side] => Case::Disk {
+            kind: kind_of(who)?,
+            nth: nth.parse().ok()?,
+            side: side_of(side)?,
+        },
+        ["old-leader", group, nth] => Case::OldLeader {
+            group: group_of(group)?,
+            nth: nth.parse().ok()?,
+        },
+        ["wipe", phase, who] => Case::Wipe {
+            phase: phase_of(phase)?,
+            kill_leader: kills_leader(who)?,
+        },
+        ["reapply", phase, who] => Case::Reapply {
+            phase: phase_of(phase)?,
+            kill_leader: kills_leader(who)?,
+        },
+        _ => return None,
+    })
+}
+
 impl FromStr for Case {
     type Err = CaseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let group = |text: &str| {
-            three(text).map(|(verb, resource, subresource)| Group {
-                verb,
-                resource,
-                subresource,
-            })
-        };
-        let phase = |text: &str| three(text).map(|(step, agent, attempt)| Phase { step, agent, attempt });
-        let at = |text: &str| match text {
-            "before" => Some(Side::Before),
-            "after" => Some(Side::After),
-            _ => None,
-        };
-        let with = |text: &str| match text {
-            "alone" => Some(false),
-            "and-leader" => Some(true),
-            _ => None,
-        };
-        let parsed = match parts.as_slice() {
-            ["baseline"] => Some(Self::Baseline),
-            [who @ ("coordinator" | "agent"), "api", kind, nth, on] => (|| {
-                let writer = if *who == "agent" {
-                    Writer::Agent
-                } else {
-                    Writer::Coordinator
-                };
-                Some(Self::Api {
-                    writer,
-                    group: group(kind)?,
-                    nth: nth.parse().ok()?,
-                    side: at(on)?,
-                })
-            })(),
-            [who @ ("guard" | "agent"), "disk", nth, on] => (|| {
-                let kind = if *who == "agent" { Kind::Agent } else { Kind::Guard };
-                Some(Self::Disk {
-                    kind,
-                    nth: nth.parse().ok()?,
-                    side: at(on)?,
-                })
-            })(),
-            ["old-leader", kind, nth] => (|| {
-                Some(Self::OldLeader {
-                    group: group(kind)?,
-                    nth: nth.parse().ok()?,
-                })
-            })(),
-            ["wipe", when, who] => (|| {
-                Some(Self::Wipe {
-                    phase: phase(when)?,
-                    kill_leader: with(who)?,
-                })
-            })(),
-            ["reapply", when, who] => (|| {
-                Some(Self::Reapply {
-                    phase: phase(when)?,
-                    kill_leader: with(who)?,
-                })
-            })(),
-            _ => None,
-        };
-        parsed.ok_or_else(|| CaseError(text.chars().take(120).collect()))
+        parsed(text).ok_or_else(|| CaseError(text.chars().take(120).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_printed_is_read_and_others_are_not() {
+        for name in [
+            "baseline",
+            "coordinator/api/update:nodeupgrades:/7/before",
+            "agent/api/patch:nodeupgrades:status/1/after",
+            "guard/disk/12/after",
+            "coordinator/disk/2/before",
+            "power/agent/17/lost",
+            "power/guard/3/torn-5",
+            "old-leader/update:upgradepolicies:status/2",
+            "wipe/Granted:Rebooting:Armed/and-leader",
+            "reapply/-:Idle:-/alone",
+        ] {
+            assert_eq!(name.parse::<Case>().unwrap().to_string(), name);
+        }
+        for name in [
+            "",
+            "guard/api/update:nodes:/1/after",
+            "power/agent/x/lost",
+            "power/agent/1/torn",
+            "wipe/a:b/alone",
+        ] {
+            let error = name.parse::<Case>().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 }

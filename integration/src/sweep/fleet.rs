@@ -1,6 +1,7 @@
-//! Many cases, several at a time, each in a folder of its own.
+//! Many cases, several at a time, each in a folder of its own; those whose time was over once more, alone.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::case::Case;
-use super::course::{Ended, Scenery, run};
+use super::course::{Ended, run};
+use super::scenery::Scenery;
+
+/// Enough for some dozen runs at a time.
+const LEAST_ROOM_BYTES: u128 = 1 << 30;
 
 /// How far a sweep has come.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +27,8 @@ pub struct Tally {
     pub reached: usize,
     /// Those that ended as none may.
     pub wrong: usize,
+    /// Those whose time was over while others ran, and that were run once more alone.
+    pub again: usize,
     /// Since the start.
     pub took: Duration,
 }
@@ -33,14 +40,37 @@ impl fmt::Display for Tally {
             done,
             reached,
             wrong,
+            again,
             took,
         } = self;
-        write!(
-            f,
-            "{done} of {total} cases, {reached} reached, {wrong} wrong, {:.0?}",
-            took
-        )
+        write!(f, "{done} of {total} cases, {reached} reached, {wrong} wrong, ")?;
+        if *again > 0 {
+            write!(f, "{again} too late at first and run again alone, ")?;
+        }
+        write!(f, "{took:.0?}")
     }
+}
+
+/// Where the runs lie: in memory, where there is such a place with room. They flush often.
+fn place() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let roomy = nix::sys::statvfs::statvfs(memory).is_ok_and(|fs| {
+        u128::from(fs.blocks_available()) * u128::from(fs.fragment_size()) > LEAST_ROOM_BYTES
+    });
+    if roomy {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// A temporary folder for one run, or for what several have in common.
+///
+/// # Errors
+/// If there is no room.
+pub fn folder() -> anyhow::Result<tempfile::TempDir> {
+    let place = place();
+    tempfile::tempdir_in(&place).with_context(|| format!("making a temporary folder in {}", place.display()))
 }
 
 /// Runs one case in a temporary folder.
@@ -48,11 +78,12 @@ impl fmt::Display for Tally {
 /// # Errors
 /// If the simulation itself cannot run.
 pub async fn run_one(scenery: &Scenery, case: &Case) -> anyhow::Result<Ended> {
-    let folder = tempfile::tempdir().context("making a temporary folder")?;
+    let folder = folder()?;
     run(folder.path(), scenery, case).await
 }
 
-/// Runs all of them, `at_once` at a time, and tells of each that ends.
+/// Runs all of them, `at_once` at a time, and tells of each that ends. One that was too late is told of
+/// twice: then, and when it has been run again alone, which is what counts.
 ///
 /// # Errors
 /// If a case panics. A case whose simulation cannot run counts as wrong.
@@ -77,13 +108,34 @@ pub async fn run_all(
             (case, ended.unwrap_or_else(|error| Ended::broken(&error)))
         });
     }
+    let mut late = Vec::new();
     while let Some(ended) = running.join_next().await {
         let (case, ended) = ended.context("a case panicked")?;
-        tally.done += 1;
-        tally.reached += usize::from(ended.reached);
-        tally.wrong += usize::from(!ended.wrong.is_empty());
         tally.took = begun.elapsed();
+        if ended.late && at_once > 1 {
+            tally.again += 1;
+            tell(&tally, &case, &ended);
+            late.push(case);
+        } else {
+            tally.count(&ended);
+            tell(&tally, &case, &ended);
+        }
+    }
+    for case in late {
+        let ended = run_one(scenery, &case).await;
+        let mut ended = ended.unwrap_or_else(|error| Ended::broken(&error));
+        ended.late = false;
+        tally.took = begun.elapsed();
+        tally.count(&ended);
         tell(&tally, &case, &ended);
     }
     Ok(tally)
+}
+
+impl Tally {
+    fn count(&mut self, ended: &Ended) {
+        self.done += 1;
+        self.reached += usize::from(ended.reached);
+        self.wrong += usize::from(!ended.wrong.is_empty());
+    }
 }

@@ -174,7 +174,7 @@ impl Agent {
         let settings = &self.config.settings;
         let known = settings.repository(&wish.repository).ok_or(NotArmed::NoWish)?;
         let now = self.env.outside.wall();
-        let loading = staging::load_repository(settings, known, now);
+        let loading = staging::load_repository(settings, known, now, &self.env.gate);
         let loaded = tokio::time::timeout(METADATA_PATIENCE, loading).await;
         match (loaded, &self.repository) {
             (Ok(Ok(fresh)), _) => {

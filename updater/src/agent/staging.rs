@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{LoadedConfig, RepositorySettings, Settings};
+use crate::disk::gate::WriteGate;
 use crate::guard::NodeView;
 use crate::node::NodeEnv;
 use crate::stage::{StageError, StageJob, StageProgress, Terms, stage};
-use crate::state::{LockName, SlotRecord};
+use crate::state::{LockName, SlotRecord, TrustGate};
 
 /// What a staging came to; the repository is kept for its metadata.
 pub(super) struct Staged {
@@ -131,7 +132,7 @@ impl Job {
         let known = settings.repository(&self.wish.repository);
         let known = known.ok_or_else(|| stopped("the repository is not configured"))?;
         let now = self.env.outside.wall();
-        let repository = load_repository(settings, known, now).await?;
+        let repository = load_repository(settings, known, now, &self.env.gate).await?;
         *loaded = Some(repository.clone());
         let job = StageJob {
             repository,
@@ -151,7 +152,8 @@ impl Job {
     }
 }
 
-/// Loads a configured repository; its trust store is in the state folder, one per repository.
+/// Loads a configured repository; its trust store is in the state folder, one per repository, and its
+/// writes pass the gate.
 ///
 /// # Errors
 /// As [`Repository::load`]; the shipped root or a certificate cannot be read.
@@ -159,6 +161,7 @@ pub async fn load_repository(
     settings: &Settings,
     known: &RepositorySettings,
     now: jiff::Timestamp,
+    gate: &Arc<dyn WriteGate>,
 ) -> Result<Repository, TrustError> {
     const MAX_FILE_BYTES: u64 = 1 << 20;
     let read = |path: &std::path::Path| {
@@ -184,6 +187,7 @@ pub async fn load_repository(
     let root = read(&known.root).await?;
     let datastore = settings.state_dir.join("trust").join(&known.name);
     let mut config = RepositoryConfig::new(known.name.clone(), known.url.clone(), root, datastore);
+    config.watch = Arc::new(TrustGate::new(Arc::clone(gate)));
     if let Some(certificates) = &known.ca_certificates {
         config.ca_certificates_pem = read(certificates).await?;
     }

@@ -182,7 +182,8 @@ fn no_repository(session: &Session, named: Option<&String>) -> CliError {
 
 impl Session {
     async fn load(&self, known: &RepositorySettings) -> Result<Repository, CliError> {
-        Ok(load_repository(self.settings(), known, self.env.outside.wall()).await?)
+        let now = self.env.outside.wall();
+        Ok(load_repository(self.settings(), known, now, &self.env.gate).await?)
     }
 
     fn one_repository(&self, named: Option<&String>) -> Result<&RepositorySettings, CliError> {

@@ -297,6 +297,7 @@ impl Device {
         let event = WriteEvent {
             kind: WriteKind::DeviceWrite,
             path: &self.path,
+            from: None,
             offset,
             len: buf.len() as u64,
         };
@@ -309,6 +310,7 @@ impl Device {
         let event = WriteEvent {
             kind: WriteKind::DeviceFlush,
             path: &self.path,
+            from: None,
             offset: 0,
             len: 0,
         };

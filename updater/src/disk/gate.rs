@@ -36,6 +36,8 @@ pub struct WriteEvent<'a> {
     pub kind: WriteKind,
     /// The disk as configured, or the file (for a rename: the new name).
     pub path: &'a Path,
+    /// For a rename: the old name.
+    pub from: Option<&'a Path>,
     /// Bytes from the start of the disk; 0 for files.
     pub offset: u64,
     /// Bytes written; 0 for flushes, renames and removals.

@@ -78,14 +78,7 @@ impl SimDisk {
     #[must_use]
     pub fn after_seeded_power_cut(&self, seed: u64) -> Self {
         let mut state = seed;
-        self.after_power_cut(|_| {
-            // SplitMix64, one step.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = state;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (mixed ^ (mixed >> 31)) & 1 == 1
-        })
+        self.after_power_cut(|_| mixed(&mut state) & 1 == 1)
     }
 
     /// What a read sees, whole.
@@ -128,6 +121,15 @@ impl SimDisk {
             Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
+}
+
+/// One step of SplitMix64.
+pub(crate) fn mixed(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 impl RawDisk for SimDisk {

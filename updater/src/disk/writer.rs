@@ -185,6 +185,7 @@ impl SlotWriter {
         let event = WriteEvent {
             kind: WriteKind::DeviceWrite,
             path: self.device.path(),
+            from: None,
             offset: to.partition.start_bytes + offset,
             len: buf.len() as u64,
         };
@@ -202,6 +203,7 @@ impl SlotWriter {
         let event = WriteEvent {
             kind: WriteKind::DeviceFlush,
             path: self.device.path(),
+            from: None,
             offset: 0,
             len: 0,
         };

@@ -220,6 +220,7 @@ impl StateDir {
             let event = WriteEvent {
                 kind: WriteKind::DirSync,
                 path: folder,
+                from: None,
                 offset: 0,
                 len: 0,
             };
@@ -309,33 +310,37 @@ impl StateDir {
     pub(super) fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
         let new = format!("{name}.new");
         let len = content.len() as u64;
-        self.event(WriteKind::FileWrite, &new, len, |files| {
+        self.event(WriteKind::FileWrite, None, &new, len, |files| {
             files.write(&new, content)
         })?;
-        self.event(WriteKind::FileSync, &new, 0, |files| files.sync(&new))?;
+        self.event(WriteKind::FileSync, None, &new, 0, |files| files.sync(&new))?;
         self.rename(&new, name)
     }
 
     /// Lasting when it returns.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), StateError> {
-        self.event(WriteKind::Rename, to, 0, |files| files.rename(from, to))?;
-        self.event(WriteKind::DirSync, to, 0, |files| files.sync_dir())
+        self.event(WriteKind::Rename, Some(from), to, 0, |files| {
+            files.rename(from, to)
+        })?;
+        self.event(WriteKind::DirSync, None, to, 0, |files| files.sync_dir())
     }
 
     /// Lasting when it returns; no error if it is not there.
     pub(super) fn remove(&self, name: &str) -> Result<(), StateError> {
-        self.event(WriteKind::Remove, name, 0, |files| files.remove(name))?;
-        self.event(WriteKind::DirSync, name, 0, |files| files.sync_dir())
+        self.event(WriteKind::Remove, None, name, 0, |files| files.remove(name))?;
+        self.event(WriteKind::DirSync, None, name, 0, |files| files.sync_dir())
     }
 
     fn event(
         &self,
         kind: WriteKind,
+        from: Option<&str>,
         name: &str,
         len: u64,
         write: impl FnOnce(&dyn Files) -> io::Result<()>,
     ) -> Result<(), StateError> {
         let path = self.folder.join(name);
+        let from = from.map(|from| self.folder.join(from));
         let doing = match kind {
             WriteKind::FileWrite => "write",
             WriteKind::FileSync | WriteKind::DirSync | WriteKind::DeviceFlush => "flush",
@@ -346,6 +351,7 @@ impl StateDir {
         let event = WriteEvent {
             kind,
             path: &path,
+            from: from.as_deref(),
             offset: 0,
             len,
         };

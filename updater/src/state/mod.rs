@@ -6,7 +6,9 @@
 
 mod dir;
 mod records;
+pub mod sim;
 mod store;
+mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -14,3 +16,4 @@ mod tests;
 pub use dir::{Files, LockName, StateDir, StateError, StateLock};
 pub use records::{ArtifactRecord, SlotRecord, SlotRecords};
 pub use store::{Loaded, Lost, LostReason, MAX_FILE_BYTES, Record, Store, UnknownFields};
+pub use trust::TrustGate;

@@ -1,12 +1,11 @@
 //! What must hold of the state files, with the power taken away at every step.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::sim::SimFiles;
 use super::*;
 use crate::disk::gate::{CutGate, CutSide, OpenGate, WriteGate, is_killed};
 
@@ -30,105 +29,6 @@ fn sample(count: u64) -> Sample {
     }
 }
 
-/// A folder in memory that forgets what was not flushed: content by `sync`, names by `sync_dir`.
-#[derive(Debug, Default)]
-struct SimFiles {
-    inner: Mutex<SimFolder>,
-}
-
-#[derive(Debug, Default, Clone)]
-struct SimFolder {
-    /// Content as seen and, where it was flushed, as on the medium.
-    files: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    seen: BTreeMap<String, usize>,
-    durable: BTreeMap<String, usize>,
-    /// Folders as they were after each change since the last flush of names.
-    between: Vec<BTreeMap<String, usize>>,
-}
-
-impl SimFolder {
-    fn change(&mut self, change: impl FnOnce(&mut BTreeMap<String, usize>)) {
-        change(&mut self.seen);
-        self.between.push(self.seen.clone());
-    }
-}
-
-impl SimFiles {
-    /// Every folder that a power cut now may leave.
-    fn after_power_cut(&self) -> Vec<SimFiles> {
-        let now = self.inner.lock().unwrap().clone();
-        let mut outcomes = Vec::new();
-        for names in std::iter::once(&now.durable).chain(&now.between) {
-            // Content that was not flushed: nothing of it, half of it, all of it.
-            for part in 0..3 {
-                let content = |seen: &[u8]| seen[..seen.len() * part / 2].to_vec();
-                let files: Vec<_> = now
-                    .files
-                    .iter()
-                    .map(|(seen, durable)| durable.clone().unwrap_or_else(|| content(seen)))
-                    .map(|kept| (kept.clone(), Some(kept)))
-                    .collect();
-                let folder = SimFolder {
-                    files,
-                    seen: names.clone(),
-                    durable: names.clone(),
-                    between: Vec::new(),
-                };
-                outcomes.push(SimFiles {
-                    inner: Mutex::new(folder),
-                });
-            }
-        }
-        outcomes
-    }
-}
-
-impl Files for SimFiles {
-    fn read(&self, name: &str, _max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
-        let inner = self.inner.lock().unwrap();
-        Ok(inner.seen.get(name).map(|file| inner.files[*file].0.clone()))
-    }
-
-    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let mut inner = self.inner.lock().unwrap();
-        let file = inner.files.len();
-        inner.files.push((content.to_vec(), None));
-        inner.change(|names| {
-            names.insert(name.to_owned(), file);
-        });
-        Ok(())
-    }
-
-    fn sync(&self, name: &str) -> io::Result<()> {
-        let mut inner = self.inner.lock().unwrap();
-        let file = inner.seen[name];
-        inner.files[file].1 = Some(inner.files[file].0.clone());
-        Ok(())
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.inner.lock().unwrap().change(|names| {
-            let file = names.remove(from).unwrap();
-            names.insert(to.to_owned(), file);
-        });
-        Ok(())
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.lock().unwrap().change(|names| {
-            names.remove(name);
-        });
-        Ok(())
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        let mut inner = self.inner.lock().unwrap();
-        inner.durable = inner.seen.clone();
-        inner.between.clear();
-        Ok(())
-    }
-}
-
 fn store(folder: &std::path::Path, files: Arc<SimFiles>, gate: Arc<dyn WriteGate>) -> Store<Sample> {
     Store::new(&StateDir::with_files(folder, files, gate).unwrap(), "sample.json")
 }
@@ -149,7 +49,9 @@ fn a_power_cut_at_any_step_of_a_save_leaves_the_old_file_or_the_new_one() {
             let saved = store(folder.path(), files.clone(), gate.clone()).save(&lock, &sample(2));
             fired |= gate.fired();
             assert_eq!(saved.is_err(), gate.fired());
-            for after in files.after_power_cut() {
+            let seeded = (0..12).map(|seed| files.after_seeded_power_cut(seed));
+            let total = std::iter::once(files.after_total_power_cut());
+            for after in files.after_power_cut().into_iter().chain(seeded).chain(total) {
                 let found = store(folder.path(), Arc::new(after), Arc::new(OpenGate))
                     .peek()
                     .unwrap();
@@ -168,6 +70,27 @@ fn a_power_cut_at_any_step_of_a_save_leaves_the_old_file_or_the_new_one() {
             return;
         }
     }
+}
+
+#[test]
+fn a_power_cut_may_lose_tear_or_keep_what_was_not_flushed_and_nothing_else() {
+    let files = SimFiles::with_content([("old".to_owned(), b"lasting".to_vec())].into());
+    files.write("new", b"in doubt").unwrap();
+    files.rename("new", "old").unwrap();
+    let mut found = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        found.extend(files.after_seeded_power_cut(seed).content());
+    }
+    assert!(found.contains(&("old".to_owned(), b"lasting".to_vec())));
+    assert!(found.contains(&("old".to_owned(), b"in doubt".to_vec())));
+    assert!(found.contains(&("old".to_owned(), b"in ".to_vec())));
+    assert!(found.contains(&("new".to_owned(), b"in d".to_vec())));
+    let lost = files.after_total_power_cut().content();
+    assert_eq!(lost, [("old".to_owned(), b"lasting".to_vec())].into());
+    files.sync("old").unwrap();
+    files.sync_dir().unwrap();
+    let kept = files.after_total_power_cut().content();
+    assert_eq!(kept, [("old".to_owned(), b"in doubt".to_vec())].into());
 }
 
 #[test]
