@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use drydock_integration::node::Behaviour;
-use drydock_integration::sweep::{AT_ONCE, Case, Scenery, folder, run_all, run_one};
+use drydock_integration::node::{Behaviour, Kind};
+use drydock_integration::sweep::{AT_ONCE, Case, RecordedWrite, Scenery, folder, run_all, run_one};
 
 /// One node's whole upgrade, again for every write that anybody makes, with the writer killed there.
 #[derive(Parser)]
@@ -19,6 +19,9 @@ struct Options {
     /// Sweep over a release that boots but is not healthy.
     #[arg(long)]
     bad: bool,
+    /// Say what is written to disk and state in a run without faults, in order, and end.
+    #[arg(long)]
+    list: bool,
     /// How many cases run at a time.
     #[arg(long, default_value_t = AT_ONCE)]
     at_once: usize,
@@ -51,6 +54,10 @@ async fn main() -> anyhow::Result<ExitCode> {
                 "without any fault: {:#?}",
                 baseline.wrong
             );
+            if options.list {
+                list(&baseline.baseline.disk);
+                return Ok(ExitCode::SUCCESS);
+            }
             for ((writer, group), count) in &baseline.baseline.api {
                 println!("{count:4} writes to the API: {writer:?} {group}");
             }
@@ -76,6 +83,19 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
     };
     sweep(&scenery, cases, &options).await
+}
+
+/// Each write under the name that its cases have.
+fn list(writes: &[RecordedWrite]) {
+    let (mut agent, mut guard) = (0, 0);
+    for write in writes {
+        let (name, nth) = match write.kind {
+            Kind::Agent => ("agent", &mut agent),
+            Kind::Guard => ("guard", &mut guard),
+        };
+        *nth += 1;
+        println!("{name}/{nth}: {}", write.what);
+    }
 }
 
 async fn sweep(scenery: &Scenery, cases: Vec<Case>, options: &Options) -> anyhow::Result<ExitCode> {

@@ -235,7 +235,11 @@ impl Hull {
         let (disk, loader) = (self.spec.disk.clone(), self.spec.loader);
         let catalog = self.catalog.clone();
         let looked = tokio::task::spawn_blocking(move || -> io::Result<_> {
-            let booted = match firmware::boot(&disk, loader, kernel_type(&disk)?) {
+            let kind = match kernel_type(&disk) {
+                Ok(kind) => kind,
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            let booted = match firmware::boot(&disk, loader, kind) {
                 Ok(booted) => booted,
                 Err(error) => return Ok(Err(error.to_string())),
             };

@@ -146,6 +146,8 @@ impl Power {
             .wait_timeout_while(self.lock(), LONGEST_WRITE, |inner| inner.busy);
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let Some(loss) = inner.lost else { return Ok(()) };
+        let in_doubt = inner.disk.unflushed_sectors();
+        tracing::info!(disk = %self.disk.display(), ?loss, in_doubt, "a power cut");
         let disk = match loss {
             Loss::All => inner.disk.after_power_cut(|_| false),
             Loss::Seeded(seed) => inner.disk.after_seeded_power_cut(seed),

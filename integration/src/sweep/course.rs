@@ -184,7 +184,8 @@ pub async fn run(folder: &Path, scenery: &Scenery, case: &Case) -> anyhow::Resul
         }
         accident.look(&mut cluster).await?;
         let missing = missing_at_the_end(&cluster, scenery, &second.digest);
-        if missing.is_empty() && accident.over() {
+        let found = !cluster.eye.report().findings().is_empty();
+        if found || (missing.is_empty() && accident.over()) {
             break;
         }
         if begun.elapsed() > PATIENCE {
@@ -194,11 +195,10 @@ pub async fn run(folder: &Path, scenery: &Scenery, case: &Case) -> anyhow::Resul
         }
     }
     // A run that is cut off in the middle leaves a node as it stands: that is no finding.
-    let report = if late {
-        cluster.eye.report()
-    } else {
-        cluster.eye.finish(&[])
-    };
+    let mut report = cluster.eye.report();
+    if !late && report.findings().is_empty() {
+        report = cluster.eye.finish(&[]);
+    }
     let mut found: Vec<String> = report.findings().iter().map(ToString::to_string).collect();
     found.extend(accident.written_out_of_term(&cluster));
     late &= found.is_empty();

@@ -112,7 +112,7 @@ pub async fn run_all(
     while let Some(ended) = running.join_next().await {
         let (case, ended) = ended.context("a case panicked")?;
         tally.took = begun.elapsed();
-        if ended.late && at_once > 1 {
+        if ended.late && at_once.min(tally.total) > 1 {
             tally.again += 1;
             tell(&tally, &case, &ended);
             late.push(case);
