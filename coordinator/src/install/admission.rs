@@ -8,6 +8,9 @@ use super::{COORDINATOR, Installation};
 /// What a policy looks at.
 struct Looks<'a> {
     group: &'a str,
+    /// Named, for the API server checks the types of no expression that is for any version. An object of
+    /// another version is converted before it is looked at.
+    version: &'a str,
     resources: &'a [&'a str],
     operations: &'a [&'a str],
 }
@@ -41,8 +44,10 @@ fn policy(
     let mut spec = json!({
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [{
-            "apiGroups": [looks.group], "apiVersions": ["*"],
+            "apiGroups": [looks.group], "apiVersions": [looks.version],
             "operations": looks.operations, "resources": looks.resources,
+            // The server's default, said here so that to apply it again changes nothing.
+            "scope": "*",
         }]},
         "validations": validations,
     });
@@ -107,6 +112,7 @@ impl Installation {
             "drydock-status-of-own-node",
             &Looks {
                 group: "drydock.dev",
+                version: "v1alpha1",
                 resources: &["nodeupgrades/status"],
                 operations: &["UPDATE"],
             },
@@ -121,6 +127,7 @@ impl Installation {
             "drydock-spec-by-coordinator",
             &Looks {
                 group: "drydock.dev",
+                version: "v1alpha1",
                 resources: &["nodeupgrades"],
                 operations: &["CREATE", "UPDATE"],
             },
@@ -147,6 +154,7 @@ impl Installation {
             "drydock-coordinator-on-nodes",
             &Looks {
                 group: "",
+                version: "v1",
                 resources: &["nodes", "nodes/status"],
                 operations: &["CREATE", "UPDATE"],
             },
@@ -154,7 +162,9 @@ impl Installation {
             &[("now", ANNOTATIONS.0), ("before", ANNOTATIONS.1)],
             &[
                 Must {
-                    hold: "request.operation == 'UPDATE' && request.subResource == ''".to_owned(),
+                    // Where there is none, the field is not there.
+                    hold: "request.operation == 'UPDATE' && (!has(request.subResource) || request.subResource == '')"
+                        .to_owned(),
                     says: "the coordinator makes no Nodes and writes no Node's status",
                 },
                 Must {
@@ -175,6 +185,7 @@ impl Installation {
             "drydock-marks-not-by-nodes",
             &Looks {
                 group: "",
+                version: "v1",
                 resources: &["nodes", "nodes/status"],
                 operations: &["CREATE", "UPDATE"],
             },

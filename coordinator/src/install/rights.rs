@@ -58,6 +58,9 @@ fn coordinator_rules() -> Vec<Value> {
         rule("", &["pods"], &["list", "watch"]),
         rule("", &["pods/eviction"], &["create"]),
         rule("apps", &["daemonsets"], &["get"]),
+        // Where a policy waits for volumes.
+        rule("storage.k8s.io", &["volumeattachments"], &["list", "watch"]),
+        rule("", &["persistentvolumeclaims"], &["get"]),
         rule(
             "drydock.dev",
             &["nodeupgrades"],
@@ -118,6 +121,9 @@ fn people() -> Vec<Value> {
                 rule("drydock.dev", &all, &["get", "list", "watch"]),
                 rule("", &["nodes"], &["get", "list", "patch"]),
                 rule("", &["pods"], &["get", "list"]),
+                rule("events.k8s.io", &["events"], &["list"]),
+                rule("storage.k8s.io", &["volumeattachments"], &["list"]),
+                rule("", &["persistentvolumeclaims"], &["get"]),
             ];
             rules.extend(steer);
             rules

@@ -153,8 +153,10 @@ impl Installation {
     }
 
     fn daemon_set(&self) -> Value {
-        let mounts = HOST_FOLDERS
-            .map(|(name, path, mode)| json!({"name": name, "mountPath": path, "readOnly": mode == "ro"}));
+        let mounts = HOST_FOLDERS.map(|(name, path, mode)| match mode {
+            "ro" => json!({"name": name, "mountPath": path, "readOnly": true}),
+            _ => json!({"name": name, "mountPath": path}),
+        });
         let volumes = HOST_FOLDERS.map(|(name, path, mode)| {
             let kind = if mode == "ro" {
                 "DirectoryOrCreate"

@@ -371,6 +371,10 @@ impl Doctor {
                 None => break,
             }
         }
+        if count == 0 {
+            let text = "there is no NodeUpgrade yet; the coordinator makes one for each node of a policy";
+            return self.find(Verdict::Look, "agents", text);
+        }
         if silent.is_empty() && unguarded.is_empty() && foreign.is_empty() && troubled.is_empty() {
             return self.find(Verdict::Good, "agents", format!("{count} report"));
         }

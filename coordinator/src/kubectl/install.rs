@@ -31,9 +31,22 @@ pub struct Args {
     /// How agents run: as units of the nodes' image, or as pods.
     #[arg(long, value_enum, default_value_t = Agents::Unit)]
     agents: Agents,
+    /// Which manifests. Who deletes `rest` alone keeps policies, repositories, halts and what is known of nodes.
+    #[arg(long, value_enum, default_value_t = Part::All)]
+    part: Part,
     /// `none` prints the manifests; `server` has the API server judge each, and changes nothing.
     #[arg(long, value_enum, default_value_t = DryRun::None, num_args = 0..=1, default_missing_value = "server")]
     dry_run: DryRun,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Everything.
+    All,
+    /// The CustomResourceDefinitions: deleted, they take what they hold with them.
+    Resources,
+    /// Everything else.
+    Rest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,6 +65,19 @@ impl Args {
         }
     }
 
+    fn manifests(&self) -> Vec<Value> {
+        let mut all = self.installation().manifests();
+        all.retain(|object| {
+            let is_resource = object["kind"] == "CustomResourceDefinition";
+            match self.part {
+                Part::All => true,
+                Part::Resources => is_resource,
+                Part::Rest => !is_resource,
+            }
+        });
+        all
+    }
+
     /// Whether a cluster is needed at all.
     pub(super) fn is_offline(&self) -> bool {
         self.dry_run == DryRun::None
@@ -63,7 +89,7 @@ impl Args {
 /// # Errors
 /// When `out` cannot be written.
 pub(super) fn print(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
-    for object in args.installation().manifests() {
+    for object in args.manifests() {
         let text = serde_saphyr::to_string(&object).context("a manifest as YAML")?;
         writeln!(out, "---\n{}", text.trim_end())?;
     }
@@ -78,7 +104,7 @@ pub(super) async fn dry_run(
 ) -> anyhow::Result<()> {
     let client = super::client(config)?;
     let mut refused = 0_usize;
-    for object in args.installation().manifests() {
+    for object in args.manifests() {
         let name = format!(
             "{} {}",
             object["kind"].as_str().unwrap_or_default(),
