@@ -159,23 +159,23 @@ pub async fn kubelets(cluster: Arc<ControlPlane>) {
         )
         .await;
     for (what, path) in [
-        ("drydock.dev/release of its own Node", path.clone()),
+        ("drydock.dev/dock of its own Node", path.clone()),
         ("the same by nodes/status", format!("{path}/status")),
     ] {
         tries
             .refused(
                 what,
                 ("PATCH", &path),
-                annotation("drydock.dev/release"),
+                annotation("drydock.dev/dock"),
                 (403, NOT_BY_NODES),
             )
             .await;
     }
     // A mark that is there may not be taken away either.
     let admin = admin(&cluster).await;
-    let mark = annotation("drydock.dev/cancel");
+    let mark = annotation("drydock.dev/ask");
     ask(&admin, "PATCH", &path, mark.as_ref()).await.clean();
-    let gone = json!({"metadata": {"annotations": {"drydock.dev/cancel": null}}});
+    let gone = json!({"metadata": {"annotations": {"drydock.dev/ask": null}}});
     tries
         .refused(
             "take a mark off its own Node",

@@ -98,6 +98,14 @@ pub async fn daemon_set(cluster: Arc<ControlPlane>) {
         .clean();
 }
 
+/// From agents as pods back to units: apply, and remove the namespace that is of no use any more.
+pub async fn as_units(cluster: &ControlPlane) {
+    let text = manifests(cluster, &["--agents", "unit"]).await;
+    clean(&kubectl(cluster, &["apply", "-f", "-"], text).await);
+    let words = ["delete", "namespace", AGENTS, "--timeout=120s"];
+    clean(&kubectl(cluster, &words, String::new()).await);
+}
+
 /// A policy is enforced a moment after it was made: until then nobody's refusal is worth anything.
 pub async fn in_force(cluster: &ControlPlane) {
     let admin = admin(cluster).await;

@@ -292,7 +292,7 @@ pub async fn people(cluster: Arc<ControlPlane>) {
             (403, "cannot patch resource \"nodeupgrades\""),
         )
         .await;
-    let cancel = Some(json!({"metadata": {"annotations": {"drydock.dev/cancel": "a1"}}}));
+    let cancel = Some(json!({"metadata": {"annotations": {"drydock.dev/ask": "a1"}}}));
     tries
         .done("ask on a Node", ("PATCH", &format!("{NODES}/{name}")), cancel)
         .await;

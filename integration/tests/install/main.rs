@@ -7,8 +7,12 @@ mod agents;
 mod apply;
 mod coordinators;
 mod doctor;
+mod fleet;
+mod helm;
 #[path = "../realcluster/requests.rs"]
 mod requests;
+mod rights;
+mod rollout;
 mod tools;
 
 use std::sync::Arc;
@@ -34,6 +38,9 @@ const CASES: &[(&str, Case)] = &[
     ("agents as pods are applied over them", |c| {
         Box::pin(apply::daemon_set(c))
     }),
+    ("the Helm chart is the same installation", |c| {
+        Box::pin(helm::same(c))
+    }),
     ("the policies' expressions have no type errors", |c| {
         Box::pin(apply::type_checks(c))
     }),
@@ -50,12 +57,21 @@ const CASES: &[(&str, Case)] = &[
     ("a NodeUpgrade goes with its Node", |c| {
         Box::pin(coordinators::collected(c))
     }),
+    (
+        "a rollout uses the rights that it has, and goes on after an outage",
+        |c| Box::pin(rollout::story(c)),
+    ),
+    ("agents as units use the rights that they have", |c| {
+        Box::pin(rollout::units(c))
+    }),
     ("an uninstall keeps what is held, or leaves nothing", |c| {
         Box::pin(apply::uninstall(c))
     }),
 ];
+/// The variable with a word of the one case that is run; none: all of them.
+const ONLY: &str = "DRYDOCK_ONLY_CASE";
 /// For each case, on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(400);
 
 #[test]
 fn an_installation_on_a_real_control_plane() {
@@ -68,8 +84,16 @@ fn an_installation_on_a_real_control_plane() {
         .unwrap();
     runtime.block_on(async {
         let cluster = Arc::new(ControlPlane::start(Options::new(binaries)).await.unwrap());
+        let only = std::env::var(ONLY);
         let mut failed = Vec::new();
         for (name, case) in CASES {
+            // One alone, for whoever works on it; those that are applied before are always needed.
+            if only
+                .as_ref()
+                .is_ok_and(|only| !name.contains(only) && !name.contains("applied"))
+            {
+                continue;
+            }
             let started = Instant::now();
             let running = tokio::spawn(tokio::time::timeout(PATIENCE, case(cluster.clone())));
             let outcome = match running.await {

@@ -163,7 +163,7 @@ pub async fn upgrades(cluster: &ControlPlane, names: &[&str]) {
     }
 }
 
-/// These nodes are gone, and nothing of them is left.
+/// These nodes are gone, and nothing of them is left, though no kubelet ends their pods any more.
 pub async fn sink(admin: &Client, names: &[&str]) {
     for name in names {
         for path in [
@@ -173,5 +173,10 @@ pub async fn sink(admin: &Client, names: &[&str]) {
             let answer = ask(admin, "DELETE", &path, None).await;
             assert!([200, 404].contains(&answer.code), "{answer:#?}");
         }
+    }
+    let now = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
+    for namespace in [SYSTEM, AGENTS, "shop"] {
+        let pods = format!("/api/v1/namespaces/{namespace}/pods");
+        ask(admin, "DELETE", &pods, Some(&now)).await.clean();
     }
 }
