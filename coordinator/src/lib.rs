@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod command;
 pub mod execute;
+pub mod install;
 pub mod kubectl;
 pub mod lead;
 pub mod link;

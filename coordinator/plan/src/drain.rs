@@ -15,8 +15,9 @@ use crate::{
     world::Timings,
 };
 
-/// How long eviction rests on a node after the server refused the right to it.
-const NO_RIGHT_PAUSE: Duration = Duration::from_secs(60);
+/// How long eviction rests on a node after the server refused the right to it. Not long: an API server
+/// that has just started refuses what it will allow a moment later.
+const NO_RIGHT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a drain has not ended, the most telling first: what no waiting heals, what somebody else has to
 /// let go, what passes. What is not in here is waited for by nobody.
@@ -87,8 +88,10 @@ pub(crate) fn fate(pod: &PodView, drain: &Drain, cordoned: Option<Timestamp>, ow
     if pod.deleting.is_some() {
         return Fate::Going;
     }
+    // What the coordinator keeps in its emptyDir it reads again: it must not stand in its own way.
+    let holds = pod.empty_dir && !pod.coordinator;
     let refused = (unmanaged && drain.unmanaged_pods == UnmanagedPods::Refuse)
-        || (pod.empty_dir && drain.empty_dir == EmptyDir::Refuse);
+        || (holds && drain.empty_dir == EmptyDir::Refuse);
     if refused { Fate::Refused } else { Fate::Goes }
 }
 

@@ -3,9 +3,11 @@
 //! own rights.
 
 mod ask;
+mod doctor;
 mod explain;
 mod forgive;
 mod halt;
+mod install;
 mod plan;
 mod show;
 mod snapshot;
@@ -61,6 +63,10 @@ enum Command {
     Release(ask::Args),
     /// Bans a release digest: it is staged and granted nowhere.
     Halt(halt::Args),
+    /// Whether the installation is whole and at work, and what to do where it is not.
+    Doctor(doctor::Args),
+    /// Prints what Drydock needs in a cluster: `kubectl drydock install | kubectl apply -f -`.
+    Install(install::Args),
 }
 
 /// Runs one command against the cluster that the arguments name.
@@ -68,6 +74,11 @@ enum Command {
 /// # Errors
 /// What went wrong, to what, and what to do.
 pub async fn main(args: Args, out: &mut (impl Write + Send)) -> anyhow::Result<()> {
+    if let Command::Install(what) = &args.command
+        && what.is_offline()
+    {
+        return install::print(what, out);
+    }
     let config = config(&args).await?;
     run(args, config, out).await
 }
@@ -86,6 +97,9 @@ pub async fn run(args: Args, config: kube::Config, out: &mut (impl Write + Send)
         Command::Cancel(what) => ask::main(what, ask::Verb::Cancel, config, out).await,
         Command::Release(what) => ask::main(what, ask::Verb::Release, config, out).await,
         Command::Halt(what) => halt::main(what, config, out).await,
+        Command::Doctor(what) => doctor::main(what, config, output, out).await,
+        Command::Install(what) if what.is_offline() => install::print(&what, out),
+        Command::Install(what) => install::dry_run(&what, config, out).await,
     }
 }
 

@@ -30,6 +30,7 @@ fn template(app: &str) -> Value {
 }
 
 /// Two Deployments, a DaemonSet, and a budget that lets one pod of the first go at a time.
+#[must_use]
 pub fn workloads(nodes: usize) -> Vec<Value> {
     let deployment = |app: &str, replicas: usize| {
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": app, "namespace": SHOP},
@@ -50,6 +51,7 @@ pub fn workloads(nodes: usize) -> Vec<Value> {
 }
 
 /// The namespace of Drydock, the root of trust of its own checks, and the ImageRepository.
+#[must_use]
 pub fn repository(url: &Url, root: &str, refresh: Duration) -> Vec<Value> {
     let refresh = SpanText::from_secs(refresh.as_secs().max(1));
     vec![
@@ -116,6 +118,7 @@ pub struct PolicyPace {
 }
 
 /// One node at a time, one canary, inside the window, halted by the first failure.
+#[must_use]
 pub fn policy(window: &OpenWindow, pace: &PolicyPace) -> Value {
     let span = |span: Duration| SpanText::from_secs(span.as_secs());
     let expected = span(pace.expected);

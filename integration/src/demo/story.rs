@@ -83,6 +83,18 @@ impl StoryImages {
         Self::with_kernels(folder, roots, &HostFiles::find(KERNEL_BYTES * 2)?)
     }
 
+    /// The three releases: the first, a better one, and one that is not healthy.
+    #[must_use]
+    pub fn releases(&self) -> &[ReleaseImages; 3] {
+        &self.releases
+    }
+
+    /// The longest kernel and root among them.
+    #[must_use]
+    pub fn room(&self) -> (u64, u64) {
+        self.room
+    }
+
     fn with_kernels(folder: &Path, roots: [PathBuf; 3], files: &HostFiles) -> anyhow::Result<Self> {
         let mut root_bytes = 0;
         let mut releases = Vec::new();

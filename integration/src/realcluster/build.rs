@@ -170,7 +170,7 @@ fn minutes(time: Duration) -> String {
 }
 
 /// `$XDG_CACHE_HOME/drydock/control-plane`, by default in `~/.cache`; without a home, in `target/`.
-fn cache() -> anyhow::Result<PathBuf> {
+pub(super) fn cache() -> anyhow::Result<PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -190,7 +190,7 @@ fn cache() -> anyhow::Result<PathBuf> {
 }
 
 /// Held by who builds; the file stays.
-fn lock(cache: &Path) -> anyhow::Result<File> {
+pub(super) fn lock(cache: &Path) -> anyhow::Result<File> {
     let path = cache.join("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
     let (started, mut said) = (Instant::now(), None::<Instant>);

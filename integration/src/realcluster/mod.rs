@@ -17,6 +17,7 @@ pub mod audit;
 pub mod binaries;
 pub mod build;
 pub mod certificates;
+pub mod helm;
 pub mod identity;
 pub mod process;
 

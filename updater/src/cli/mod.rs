@@ -22,6 +22,9 @@ use crate::node::NodeEnv;
 pub use session::CliError;
 use session::Session;
 
+/// The variable in which a pod is told its node: `fieldRef: spec.nodeName`.
+const NODE_NAME: &str = "NODE_NAME";
+
 /// Writes OS releases into the other slot of this node, tries them, and goes back where they fail.
 #[derive(Debug, Parser)]
 #[command(
@@ -120,6 +123,15 @@ pub async fn main_with(cli: Cli, env: NodeEnv, out: &mut dyn Write, err: &mut dy
     }
 }
 
+/// The node's name where the configuration has none. In a pod the host name is the pod's, so what its
+/// manifest says comes first.
+fn unnamed(from_environment: Option<String>, host_name: Option<String>) -> String {
+    from_environment
+        .filter(|name| !name.is_empty())
+        .or(host_name)
+        .unwrap_or_default()
+}
+
 async fn run(cli: Cli, env: NodeEnv) -> Result<Answer, CliError> {
     let paths = if cli.config.is_empty() {
         DEFAULT_PATHS.iter().map(PathBuf::from).collect()
@@ -133,8 +145,9 @@ async fn run(cli: Cli, env: NodeEnv) -> Result<Answer, CliError> {
     if let Some(missing) = missing {
         return Err(CliError::NoConfig(missing.clone()));
     }
-    let host_name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
-    let config = load(&paths, &host_name.unwrap_or_default())?;
+    let host_name = nix::unistd::gethostname().ok();
+    let host_name = host_name.map(|name| name.to_string_lossy().into_owned());
+    let config = load(&paths, &unnamed(std::env::var(NODE_NAME).ok(), host_name))?;
     match cli.command {
         Command::Guard => return daemon::guard(config, env).await,
         Command::Agent => return daemon::agent(config, env).await,
@@ -171,5 +184,23 @@ async fn follow(command: Command, session: &Session) -> Result<Answer, CliError>
             text: String::new(),
             json: Value::Null,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unnamed;
+
+    #[test]
+    fn a_pod_is_its_node_and_not_its_host_name() {
+        let text = |text: &str| Some(text.to_owned());
+        for (environment, host, is) in [
+            (text("berth-1"), text("drydock-agent-x7k2p"), "berth-1"),
+            (text(""), text("berth-2"), "berth-2"),
+            (None, text("berth-2"), "berth-2"),
+            (None, None, ""),
+        ] {
+            assert_eq!(unnamed(environment, host), is);
+        }
     }
 }

@@ -228,6 +228,15 @@ fn pods_stay_go_or_stop_the_drain_by_what_they_are() {
         wanted.sort();
         assert_eq!(gone, wanted);
     }
+    // The coordinator is evicted with what it keeps for itself: refused, it would stop every rollout.
+    let own: Change = |pod| {
+        pod.empty_dir = true;
+        pod.coordinator = true;
+    };
+    assert_eq!(
+        first_drain("{}", &[("own", set(), own)]),
+        Ok(vec!["own".to_owned()])
+    );
     // With mode None nothing is evicted.
     assert_eq!(first_drain("{mode: None}", &[web]), Ok(Vec::new()));
 }
