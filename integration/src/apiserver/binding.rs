@@ -16,6 +16,7 @@ impl Writer<'_> {
             let errors = [FieldError::required("target.name", "")];
             return Err(ApiError::invalid("", "Binding", name, &errors));
         }
+        self.check_namespace_takes_objects(name)?;
         let key = self.key(name);
         loop {
             let pod = self

@@ -5,6 +5,7 @@
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
+use super::details;
 use super::object;
 use super::resources::Resource;
 use super::status::FieldError;
@@ -277,10 +278,13 @@ pub fn validate_create(resource: &Resource, object: &Value) -> Vec<FieldError> {
                 errors.push(FieldError::required("spec.containers", ""));
             }
             errors.extend(container_errors(&object["spec"], "spec"));
+            errors.extend(details::container_name_errors(&object["spec"], "spec"));
         }
         "deployments" | "replicasets" | "daemonsets" => errors.extend(workload_errors(object)),
         "poddisruptionbudgets" => errors.extend(pdb_errors(object)),
         "leases" => errors.extend(lease_errors(object)),
+        "events" => errors.extend(details::event_errors(resource, object, None)),
+        "configmaps" | "secrets" => errors.extend(details::data_key_errors(object)),
         _ => {}
     }
     errors
@@ -320,6 +324,8 @@ pub fn validate_update(resource: &Resource, new: &Value, old: &Value) -> Vec<Fie
         }
         "poddisruptionbudgets" => errors.extend(pdb_errors(new)),
         "leases" => errors.extend(lease_errors(new)),
+        "events" => errors.extend(details::event_errors(resource, new, Some(old))),
+        "configmaps" | "secrets" => errors.extend(details::data_key_errors(new)),
         _ => {}
     }
     errors
@@ -361,12 +367,7 @@ fn pod_update_errors(new: &Value, old: &Value) -> Vec<FieldError> {
     let fixed = |pod: &Value| {
         let mut spec = pod["spec"].clone();
         if let Some(map) = spec.as_object_mut() {
-            for key in [
-                "activeDeadlineSeconds",
-                "tolerations",
-                "terminationGracePeriodSeconds",
-                "schedulingGates",
-            ] {
+            for key in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
                 map.remove(key);
             }
             for list in ["containers", "initContainers"] {
@@ -387,6 +388,13 @@ fn pod_update_errors(new: &Value, old: &Value) -> Vec<FieldError> {
     if fixed(new) == fixed(old) {
         return Vec::new();
     }
+    let count = |pod: &Value| pod["spec"]["containers"].as_array().map(Vec::len);
+    if count(new) != count(old) {
+        return vec![FieldError::forbidden(
+            "spec.containers",
+            "pod updates may not add or remove containers",
+        )];
+    }
     vec![FieldError::forbidden(
         "spec",
         "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
@@ -394,7 +402,7 @@ fn pod_update_errors(new: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 fn pdb_errors(pdb: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = details::selector_errors(&pdb["spec"]["selector"], "spec.selector");
     let (min, max) = (&pdb["spec"]["minAvailable"], &pdb["spec"]["maxUnavailable"]);
     if !min.is_null() && !max.is_null() {
         errors.push(FieldError::invalid(

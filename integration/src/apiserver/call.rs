@@ -23,7 +23,7 @@ use super::resources::GroupResource;
 use super::routes::Target;
 use super::selector::Filter;
 use super::serve::Connection;
-use super::status::ApiError;
+use super::status::{ApiError, FieldError};
 use super::store::Key;
 use super::watch::{self, WatchOptions};
 use super::writes::{FieldValidation, Part};
@@ -161,6 +161,7 @@ impl Call<'_> {
 
     /// Read what is to be written, without looking at what is there.
     fn write(&self, body: &[u8]) -> Result<Write, ApiError> {
+        self.check_write_options()?;
         let (method, target) = (&self.parts.method, &self.target);
         let sub = target.subresource.as_str();
         let refuse = || {
@@ -188,6 +189,8 @@ impl Call<'_> {
                 )?))
             }
             (&Method::DELETE, Some(_), "") => Ok(Write::Delete(self.delete_options(body)?)),
+            // One by one, or not at all.
+            (&Method::DELETE, None, "") if target.resource.is("", "namespaces") => refuse(),
             (&Method::DELETE, None, "") => {
                 let filter = Filter::from_query(&self.query, &target.namespace, &target.resource)?;
                 Ok(Write::DeleteCollection(
@@ -196,6 +199,27 @@ impl Call<'_> {
                 ))
             }
             _ => refuse(),
+        }
+    }
+
+    fn check_write_options(&self) -> Result<(), ApiError> {
+        let options = match self.parts.method {
+            Method::POST => "CreateOptions",
+            Method::PUT => "UpdateOptions",
+            Method::PATCH => "PatchOptions",
+            _ => return Ok(()),
+        };
+        if let Some(dry_run) = self.text("dryRun").filter(|text| *text != "All") {
+            let error = FieldError::not_supported("dryRun", &json!([dry_run]), &["All".to_owned()]);
+            return Err(ApiError::invalid("meta.k8s.io", options, "", &[error]));
+        }
+        match self.text("fieldValidation") {
+            None | Some("Ignore" | "Strict" | "Warn") => Ok(()),
+            Some(other) => {
+                let supported = ["", "Ignore", "Strict", "Warn"].map(str::to_owned);
+                let error = FieldError::not_supported("fieldValidation", &json!(other), &supported);
+                Err(ApiError::invalid("meta.k8s.io", options, "", &[error]))
+            }
         }
     }
 
@@ -227,11 +251,11 @@ impl Call<'_> {
     }
 
     fn delete_options(&self, body: &[u8]) -> Result<DeleteOptions, ApiError> {
-        let mut options = if body.is_empty() {
-            json!({})
-        } else {
-            self.json(body)?
-        };
+        // With a body the query is not read at all: a `dryRun` in it does not count.
+        if !body.is_empty() {
+            return DeleteOptions::parse(&self.json(body)?);
+        }
+        let mut options = json!({});
         if let Some(seconds) = self
             .text("gracePeriodSeconds")
             .and_then(|s| s.parse::<i64>().ok())
@@ -337,7 +361,8 @@ impl Call<'_> {
             } else {
                 Part::Main
             },
-            dry_run: self.text("dryRun").is_some(),
+            // A delete's options say it themselves.
+            dry_run: self.parts.method != Method::DELETE && self.text("dryRun").is_some(),
             validation,
             write,
         }

@@ -273,7 +273,17 @@ impl CustomVersion {
         if is >= was {
             return None;
         }
-        let dock = &self.raw_schema["properties"]["spec"]["properties"]["dock"];
+        // Of an object the real server shows the rule's words alone.
+        let spec = &self.raw_schema["properties"]["spec"];
+        let on_spec = spec["x-kubernetes-validations"].as_array().into_iter().flatten();
+        if let Some(rule) = on_spec.into_iter().find(|r| text(r, "rule").contains("term")) {
+            return Some(FieldError {
+                kind: "FieldValueInvalid",
+                field: "spec".to_owned(),
+                body: format!("Invalid value: {}", rule_message(rule)),
+            });
+        }
+        let dock = &spec["properties"]["dock"];
         let on_term = &dock["properties"]["term"]["x-kubernetes-validations"];
         if let Some(rule) = on_term.as_array().and_then(|rules| rules.first()) {
             return Some(FieldError::invalid(

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::builtin;
 use super::crd;
+use super::details;
 use super::events;
 use super::object;
 use super::resources::{Shape, Source};
@@ -23,7 +24,14 @@ impl Writer<'_> {
             )));
         }
         let said = |key: &str| body[key].as_str().unwrap_or_default();
+        if let (Source::Custom(_), true) = (&self.resource.source, is_body) {
+            self.check_custom_kind(body)?;
+        }
         if !said("kind").is_empty() && said("kind") != kind {
+            if !is_body {
+                let why = "the kind in the data does not match the expected kind";
+                return Err(self.unreadable(why, is_body, body));
+            }
             return Err(ApiError::bad_request(format!(
                 "{} in version {:?} cannot be handled as a {kind}: the kind in the data does not match the expected kind",
                 said("kind"),
@@ -37,7 +45,7 @@ impl Writer<'_> {
             )));
         }
         if let Some(why) = object::metadata_shape_error(body) {
-            return Err(self.undecodable(&why));
+            return Err(self.unreadable(&why, is_body, body));
         }
         let mut new = body.clone();
         new["kind"] = json!(kind);
@@ -45,8 +53,12 @@ impl Writer<'_> {
         if self.resource.shape == Shape::NewEvent {
             events::to_stored(&mut new);
         }
+        if let Some(why) = details::micro_time_error(self.resource, &new) {
+            return Err(self.unreadable(&why, is_body, body));
+        }
         self.place(&mut new)?;
-        let unknown = self.drop_unknown(&mut new)?;
+        let dropped = self.drop_unknown(&mut new);
+        let unknown = dropped.map_err(|why| self.unreadable(&why, is_body, body))?;
         self.judge_unknown(&unknown, is_body, body)?;
         match &self.resource.source {
             Source::BuiltIn(_) if self.is_crd() => crd::set_defaults(&mut new),
@@ -65,6 +77,36 @@ impl Writer<'_> {
         ))
     }
 
+    /// A body that cannot be read is a bad request, a patch that leads to one is invalid.
+    fn unreadable(&self, why: &str, is_body: bool, body: &Value) -> ApiError {
+        if is_body {
+            return self.undecodable(why);
+        }
+        let error = FieldError::invalid("patch", &json!(body.to_string()), why);
+        ApiError::invalid("", "", "", &[error])
+    }
+
+    /// A custom resource has no type that would tell what is meant: its body says so itself.
+    fn check_custom_kind(&self, body: &Value) -> Result<(), ApiError> {
+        let kind = &self.resource.kind;
+        let said = body["kind"].as_str().unwrap_or_default();
+        if said.is_empty() {
+            return Err(ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): Object 'Kind' is missing in '{body}'"
+            )));
+        }
+        if said == kind {
+            return Ok(());
+        }
+        let error = FieldError::invalid("kind", &json!(said), format!("must be {kind}"));
+        Err(ApiError::invalid(
+            &self.resource.group,
+            said,
+            object::name(body),
+            &[error],
+        ))
+    }
+
     /// The namespace of the request is the object's.
     fn place(&self, new: &mut Value) -> Result<(), ApiError> {
         let said = object::namespace(new).to_owned();
@@ -80,11 +122,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn drop_unknown(&self, new: &mut Value) -> Result<Vec<String>, ApiError> {
+    fn drop_unknown(&self, new: &mut Value) -> Result<Vec<String>, String> {
         match &self.resource.source {
             Source::Custom(custom) => Ok(custom.decode(new)),
             Source::BuiltIn(normalize) => {
-                let normal = normalize(new.clone()).map_err(|why| self.undecodable(&why))?;
+                let normal = normalize(new.clone())?;
                 let mut unknown = Vec::new();
                 lost(new, &normal, "", &mut unknown);
                 *new = normal;

@@ -49,8 +49,16 @@ impl DeleteOptions {
         if let Some(policy) = &propagation
             && !matches!(policy.as_str(), "Background" | "Foreground" | "Orphan")
         {
-            let supported = ["Background", "Foreground", "Orphan", "nil"].map(str::to_owned);
+            let supported = ["Foreground", "Background", "Orphan", "nil"].map(str::to_owned);
             let error = FieldError::not_supported("propagationPolicy", &json!(policy), &supported);
+            return Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+        }
+        if !options["propagationPolicy"].is_null() && options["orphanDependents"].is_boolean() {
+            let error = FieldError::invalid(
+                "propagationPolicy",
+                &options["propagationPolicy"],
+                "orphanDependents and deletionPropagation cannot be both set",
+            );
             return Err(ApiError::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
         }
         let dry_run = object::strings(&options["dryRun"]);

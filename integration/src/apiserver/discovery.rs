@@ -40,7 +40,12 @@ pub fn groups(registry: &Registry) -> Value {
             names.push(resource.group.clone());
         }
     }
-    let groups: Vec<Value> = names.iter().filter_map(|name| group(registry, name)).collect();
+    let mut groups: Vec<Value> = names.iter().filter_map(|name| group(registry, name)).collect();
+    // In a list they do not say again what they are.
+    for group in groups.iter_mut().filter_map(Value::as_object_mut) {
+        group.remove("kind");
+        group.remove("apiVersion");
+    }
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -92,6 +97,11 @@ fn entry(resource: &Resource) -> Value {
         "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         "storageVersionHash": storage_hash(resource),
     });
+    if resource.is("", "namespaces")
+        && let Some(verbs) = entry["verbs"].as_array_mut()
+    {
+        verbs.retain(|verb| verb != "deletecollection");
+    }
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);
     }

@@ -29,10 +29,20 @@ const SELF: &str = "system:apiserver";
 impl Writer<'_> {
     /// POST to `pods/NAME/eviction`.
     pub fn evict(&mut self, name: &str, eviction: &Value) -> Result<Value, ApiError> {
-        let api_version = eviction["apiVersion"].as_str().unwrap_or_default();
-        if eviction["kind"] != "Eviction" || !matches!(api_version, "policy/v1" | "policy/v1beta1") {
+        let said = |key: &str| eviction[key].as_str().unwrap_or_default();
+        // Unsaid, they are those of the path.
+        let is_eviction = matches!(said("kind"), "" | "Eviction");
+        if !is_eviction || !matches!(said("apiVersion"), "" | "policy/v1" | "policy/v1beta1") {
             return Err(ApiError::bad_request("not a Eviction object"));
         }
+        if !object::namespace(eviction).is_empty() && object::namespace(eviction) != self.namespace {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        // An eviction is a create to the admission: a namespace that goes takes none, so that pods with
+        // finalizers or long grace periods in it are not evicted but only deleted.
+        self.check_namespace_takes_objects(name)?;
         if object::name(eviction) != name {
             return Err(ApiError::bad_request(
                 "name in URL does not match name in Eviction object",

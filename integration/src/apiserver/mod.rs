@@ -25,6 +25,7 @@ mod core;
 mod crd;
 mod decoding;
 mod deletes;
+mod details;
 mod discovery;
 mod events;
 mod eviction;

@@ -178,6 +178,9 @@ pub fn name_error(name: &str, rule: NameRule) -> Option<String> {
     if name.len() > limit {
         return Some(format!("must be no more than {limit} characters"));
     }
+    if rule == NameRule::Label && name.contains('.') {
+        return Some("must not contain dots".to_owned());
+    }
     (!ok).then(|| text.to_owned())
 }
 
@@ -205,6 +208,30 @@ pub fn is_qualified_name(key: &str) -> bool {
     }
 }
 
+/// What is wrong with a label or annotation key, in the real server's words.
+pub fn qualified_name_errors(key: &str) -> Vec<&'static str> {
+    let mut errors = Vec::new();
+    if is_qualified_name(key) {
+        return errors;
+    }
+    let name = match key.split_once('/') {
+        Some((prefix, name)) => {
+            if prefix.is_empty() {
+                errors.push("prefix part must be non-empty");
+            }
+            name
+        }
+        None => key,
+    };
+    if name.is_empty() {
+        errors.push("name part must be non-empty");
+    }
+    if errors.is_empty() || !is_qualified_part(name) {
+        errors.push(QUALIFIED);
+    }
+    errors
+}
+
 /// Whether `value` may be a label's value.
 pub fn is_label_value(value: &str) -> bool {
     value.is_empty() || is_qualified_part(value)
@@ -228,8 +255,8 @@ pub fn metadata_errors(object: &Value, rule: NameRule) -> Vec<FieldError> {
     }
     if let Some(labels) = object["metadata"]["labels"].as_object() {
         for (key, value) in labels {
-            if !is_qualified_name(key) {
-                errors.push(FieldError::invalid("metadata.labels", &json!(key), QUALIFIED));
+            for why in qualified_name_errors(key) {
+                errors.push(FieldError::invalid("metadata.labels", &json!(key), why));
             }
             if !is_label_value(value.as_str().unwrap_or_default()) {
                 errors.push(FieldError::invalid("metadata.labels", value, LABEL_VALUE));
@@ -239,12 +266,8 @@ pub fn metadata_errors(object: &Value, rule: NameRule) -> Vec<FieldError> {
     if let Some(annotations) = object["metadata"]["annotations"].as_object() {
         let mut total = 0;
         for (key, value) in annotations {
-            if !is_qualified_name(&key.to_lowercase()) {
-                errors.push(FieldError::invalid(
-                    "metadata.annotations",
-                    &json!(key),
-                    QUALIFIED,
-                ));
+            for why in qualified_name_errors(&key.to_lowercase()) {
+                errors.push(FieldError::invalid("metadata.annotations", &json!(key), why));
             }
             total += key.len() + value.as_str().map_or(0, str::len);
         }
@@ -262,14 +285,19 @@ pub fn metadata_errors(object: &Value, rule: NameRule) -> Vec<FieldError> {
 fn owner_errors(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut controllers = 0;
-    for (i, owner) in owners(object).iter().enumerate() {
-        let path = format!("metadata.ownerReferences[{i}]");
+    for owner in owners(object) {
+        // Without the place in the list, as the real server has it.
+        let path = "metadata.ownerReferences";
         for key in ["apiVersion", "kind", "name", "uid"] {
             if owner[key].as_str().unwrap_or_default().is_empty() {
                 errors.push(FieldError::invalid(
                     format!("{path}.{key}"),
                     &json!(""),
-                    format!("{key} must not be empty"),
+                    if key == "apiVersion" {
+                        "version must not be empty"
+                    } else {
+                        "must not be empty"
+                    },
                 ));
             }
         }

@@ -35,10 +35,8 @@ impl Query {
         let Some(text) = self.text(key) else {
             return Ok(None);
         };
-        text.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!(
-                "{key}: strconv.ParseInt: parsing {text:?}: invalid syntax"
-            ))
-        })
+        text.parse()
+            .map(Some)
+            .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
     }
 }

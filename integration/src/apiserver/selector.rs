@@ -177,6 +177,16 @@ fn checked_value(value: &str) -> Result<String, String> {
 }
 
 /// `field=value`, `field==value`, `field!=value`, all of which must hold.
+/// The words for a field that this resource does not know; kinds without fields of their own have others.
+fn unknown_field(path: &str, resource: &Resource) -> String {
+    match &*resource.stored_as.resource {
+        "configmaps" | "leases" | "poddisruptionbudgets" | "volumeattachments" => {
+            format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+        _ => format!("field label not supported: {path}"),
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSelector(Vec<(String, bool, String)>);
 
@@ -196,9 +206,7 @@ impl FieldSelector {
                 })?;
             let path = stored_path(path, resource);
             if !is_selectable(&path, resource) {
-                return Err(ApiError::bad_request(format!(
-                    "field label not supported: {path}"
-                )));
+                return Err(ApiError::bad_request(unknown_field(&path, resource)));
             }
             terms.push((path, equal, unescape(value)));
         }

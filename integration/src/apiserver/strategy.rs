@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::builtin;
 use super::crd;
+use super::details;
 use super::object;
 use super::resources::{Generation, GroupResource, Source};
 use super::status::{ApiError, FieldError};
@@ -42,9 +43,9 @@ impl Writer<'_> {
             return Ok(());
         }
         if said.is_empty() {
-            return Err(ApiError::bad_request(
-                "the name of the object (\"\") based on URL was undeterminable: name must be provided",
-            ));
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            )));
         }
         Err(ApiError::bad_request(format!(
             "the name of the object ({said}) does not match the name on the URL ({name})"
@@ -59,13 +60,15 @@ impl Writer<'_> {
         if wanted.is_empty() || wanted == found {
             return Ok(());
         }
-        let key = Key::new(self.namespace, name);
+        let key = self.resource.storage_key(&Key::new(self.namespace, name));
+        // A dry run asks a storage of another root.
+        let root = if self.dry_run { "/registry" } else { "" };
+        let key = key.strip_prefix(root).unwrap_or(&key);
         Err(ApiError::conflict(
             &self.gr(),
             name,
             format_args!(
-                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
-                self.resource.storage_key(&key)
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
             ),
         ))
     }
@@ -92,12 +95,8 @@ impl Writer<'_> {
             Ok(v) if v == object::version(old) => Ok(()),
             Ok(v) if v != 0 => Err(ApiError::stale(&self.gr(), name)),
             Err(_) if !version.is_empty() => {
-                let detail = FieldError::invalid(
-                    "metadata.resourceVersion",
-                    &json!(version),
-                    "strconv.ParseUint: invalid syntax",
-                );
-                Err(self.invalid(name, &[detail]))
+                let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+                Err(ApiError::new(500, "", why))
             }
             _ if self.resource.unconditional_update => Ok(()),
             _ => {
@@ -218,8 +217,16 @@ impl Writer<'_> {
         match (&self.resource.source, old) {
             (Source::Custom(custom), old) => custom.validate(new, old),
             (Source::BuiltIn(_), _) if self.is_crd() => crd::validate(new),
-            (Source::BuiltIn(_), None) => builtin::validate_create(self.resource, new),
-            (Source::BuiltIn(_), Some(old)) => builtin::validate_update(self.resource, new, old),
+            (Source::BuiltIn(_), None) => {
+                let mut errors = details::finalizer_errors(new);
+                errors.extend(builtin::validate_create(self.resource, new));
+                errors
+            }
+            (Source::BuiltIn(_), Some(old)) => {
+                let mut errors = details::finalizer_errors(new);
+                errors.extend(builtin::validate_update(self.resource, new, old));
+                errors
+            }
         }
     }
 }

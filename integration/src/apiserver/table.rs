@@ -119,7 +119,7 @@ fn columns(resource: &Resource) -> Vec<Column> {
             ("Roles", 0, node_roles),
             ("Age", 0, age),
             ("Version", 0, |o, _| {
-                o["status"]["nodeInfo"]["kubeletVersion"].clone()
+                text_or_empty(&o["status"]["nodeInfo"]["kubeletVersion"])
             }),
             ("Internal-IP", 1, |o, _| node_address(o, "InternalIP")),
             ("External-IP", 1, |o, _| node_address(o, "ExternalIP")),
@@ -211,7 +211,25 @@ fn columns(resource: &Resource) -> Vec<Column> {
             .into_iter()
             .map(|(name, priority, cell)| text_column(name, priority, cell)),
     );
+    for column in &mut columns {
+        (column.kind, column.format) = kind_and_format(resource, column);
+    }
     columns
+}
+
+/// The types that the real columns have; all else is text.
+fn kind_and_format(resource: &Resource, column: &Column) -> (String, &'static str) {
+    let (kind, format) = match (&*resource.stored_as.resource, column.name.as_str()) {
+        ("poddisruptionbudgets", "Allowed Disruptions") => ("integer", ""),
+        ("replicasets" | "daemonsets", "Desired" | "Current" | "Ready" | "Up-to-date" | "Available") => {
+            ("integer", "")
+        }
+        ("volumeattachments", "Attacher") => ("string", "name"),
+        ("volumeattachments", "Attached") => ("boolean", ""),
+        ("customresourcedefinitions", "Created At") => ("date", ""),
+        _ => (column.kind.as_str(), column.format),
+    };
+    (kind.to_owned(), format)
 }
 
 fn event_columns(name: Vec<Column>) -> Vec<Column> {

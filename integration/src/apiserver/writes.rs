@@ -13,7 +13,7 @@ use super::crd;
 use super::events;
 use super::object::{self, NameRule};
 use super::patch::Patch;
-use super::resources::{Generation, GroupResource, Resource, Source};
+use super::resources::{Generation, GroupResource, Resource, Shape, Source};
 use super::status::{ApiError, FieldError};
 use super::store::{Expected, Key, Object};
 
@@ -73,7 +73,12 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn invalid(&self, name: &str, errors: &[FieldError]) -> ApiError {
-        ApiError::invalid(&self.resource.group, &self.resource.kind, name, errors)
+        // An Event is that of the core, whichever way it came.
+        let group = match self.resource.shape {
+            Shape::NewEvent => "",
+            Shape::Stored => &self.resource.group,
+        };
+        ApiError::invalid(group, &self.resource.kind, name, errors)
     }
 
     /// POST.
@@ -116,8 +121,12 @@ impl<'a> Writer<'a> {
             return Err(self.invalid(&name, &errors));
         }
         let key = self.key(&name);
-        if self.core.store.get(&self.resource.stored_as, &key).is_some() {
-            return Err(ApiError::already_exists(&self.gr(), &name));
+        if let Some(there) = self.core.store.get(&self.resource.stored_as, &key) {
+            let mut error = ApiError::already_exists(&self.gr(), &name);
+            if object::is_deleting(&there) {
+                error.message = format!("object is being deleted: {}", error.message);
+            }
+            return Err(error);
         }
         self.store(&key, Expected::Absent, new)?
             .ok_or_else(|| ApiError::already_exists(&self.gr(), &name))
@@ -161,8 +170,9 @@ impl<'a> Writer<'a> {
             let new = self.prepared(candidate, &old, part)?;
             self.check_update(&new, &old, part, name)?;
             if goes_with_last_finalizer(&new, &old) {
-                if let Some(gone) = self.remove(&key, object::version(&old))? {
-                    return Ok((gone, false));
+                if self.remove(&key, object::version(&old))?.is_some() {
+                    // The answer shows the object as this write left it.
+                    return Ok((Arc::new(new), false));
                 }
                 continue;
             }

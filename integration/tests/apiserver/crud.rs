@@ -207,7 +207,7 @@ async fn errors_have_the_shape_that_clients_read() {
             Value::Null,
             400,
             "BadRequest",
-            "field label not supported: spec.x",
+            "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
         ),
         (
             "GET",

@@ -216,7 +216,7 @@ async fn the_schema_defaults_prunes_and_refuses_in_the_servers_words() {
         ),
         (
             json!({"since": "yesterday"}),
-            "FieldValueInvalid",
+            "FieldValueTypeInvalid",
             "spec.since in body must be of type date-time: \"yesterday\"",
         ),
         (

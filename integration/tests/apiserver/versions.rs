@@ -209,7 +209,7 @@ async fn what_the_options_may_not_say_together_is_refused_with_its_causes() {
             "watch=1&timeoutSeconds=x".into(),
             400,
             "BadRequest",
-            "timeoutSeconds",
+            "strconv.ParseInt: parsing \"x\"",
         ),
     ];
     for (query, code, reason, words) in table {

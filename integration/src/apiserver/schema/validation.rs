@@ -160,7 +160,7 @@ impl Schema {
             && !has_format(text, format)
         {
             let detail = format!("{at} in body must be of type {format}: {text:?}");
-            errors.push(FieldError::invalid(&at, &json!(text), detail));
+            errors.push(FieldError::type_invalid(&at, &json!(text), detail));
         }
     }
 
