@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drydock_images::Unwatched;
 use drydock_integration::cluster::{
     Built, ClusterPlan, Eye, FileServer, POLICY, Replica, Workshop, policy, repository, workloads,
 };
@@ -206,7 +207,8 @@ impl Fleet {
         let config = self.cluster.config(&identity).await.unwrap();
         let data = self.folder.path().join(name);
         std::fs::create_dir_all(&data).unwrap();
-        let replica = Replica::start(name, config, data, &self.plan.replica_pace).unwrap();
+        let replica =
+            Replica::start(name, config, data, Arc::new(Unwatched), &self.plan.replica_pace).unwrap();
         self.replicas.insert(name.to_owned(), replica);
     }
 
