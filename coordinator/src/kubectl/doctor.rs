@@ -184,6 +184,12 @@ impl Doctor {
             match api.get_opt(&name).await {
                 Ok(Some(theirs)) => match serde_json::to_value(&theirs) {
                     Ok(theirs) => match first_difference(&ours, &theirs) {
+                        // One that Helm made has no labels; Drydock works in it all the same.
+                        Some(path) if kind == "Namespace" => self.find(
+                            Verdict::Look,
+                            &what,
+                            format!("{path} is not as this version has it; label it as `kubectl drydock install` does"),
+                        ),
                         Some(path) => self.find(
                             Verdict::Bad,
                             &what,
