@@ -66,7 +66,7 @@ else
 fi
 
 stage lints cargo clippy --workspace --all-targets --locked -- -D warnings
-stage tests cargo test --workspace --locked
+stage tests cargo test --workspace --locked --no-fail-fast
 stage "the demo" cargo demo --plain
 
 say "what ran"

@@ -200,7 +200,7 @@ async fn a_budget_that_blocks_is_named_and_a_person_can_cancel() {
     })
     .await;
     let said = ask(&server, &["status"]).await.unwrap();
-    let row = said.lines().find(|line| line.starts_with(" n1")).unwrap();
+    let row = said.lines().find(|line| line.starts_with("n1")).unwrap();
     assert!(row.contains("Draining") && row.contains("BudgetBlocks"), "{said}");
     let said = ask(&server, &["explain", "n1"]).await.unwrap();
     assert!(said.contains("In dock: Draining"), "{said}");
