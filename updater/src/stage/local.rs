@@ -8,6 +8,7 @@ use drydock_images::{ChunkContent, ChunkIndex, ChunkRef, Digest, chunk_reader};
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
+use super::in_order::InOrder;
 use super::write::Counter;
 use crate::disk::{PartitionReader, SlotWriter};
 
@@ -42,6 +43,7 @@ impl LocalCopy<'_> {
         let mut wanted = Vec::new();
         let mut buffer = Vec::new();
         let mut misses = 0_u32;
+        let mut zeros = InOrder::new(self.writer, self.artifact);
         for chunk in self.index.chunks() {
             self.check_cancel()?;
             let look = misses < MISSES_UNTIL_SPARSE || misses.is_multiple_of(LOOK_AGAIN_EVERY);
@@ -55,20 +57,23 @@ impl LocalCopy<'_> {
                 ChunkContent::Zeros => {
                     buffer.clear();
                     buffer.resize(chunk.length as usize, 0);
-                    self.writer.write_at(self.artifact, chunk.offset, &buffer)?;
+                    zeros.put(chunk.offset, &buffer)?;
                     self.counter.reused(u64::from(chunk.length));
                 }
                 ChunkContent::Stored(digest) => wanted.push((digest, chunk)),
             }
         }
+        zeros.finish()?;
         if wanted.is_empty() {
             return Ok(Missing::new());
         }
         let running = self.cut_running(&wanted)?;
         let mut missing = Missing::new();
+        let mut copies = InOrder::new(self.writer, self.artifact);
         for (digest, chunk) in wanted {
             self.check_cancel()?;
-            if self.copy_from_running(&running, digest, &chunk, &mut buffer)? {
+            if self.read_running(&running, digest, &chunk, &mut buffer) {
+                copies.put(chunk.offset, &buffer)?;
                 self.counter.reused(u64::from(chunk.length));
             } else {
                 missing
@@ -78,6 +83,7 @@ impl LocalCopy<'_> {
                     .push(chunk.offset);
             }
         }
+        copies.finish()?;
         Ok(missing)
     }
 
@@ -126,22 +132,19 @@ impl LocalCopy<'_> {
         Ok(found)
     }
 
-    fn copy_from_running(
+    /// Fills `buffer` with a chunk of the running slot; whether it is there and right.
+    fn read_running(
         &self,
         running: &HashMap<Digest, u64>,
         digest: Digest,
         chunk: &ChunkRef,
         buffer: &mut Vec<u8>,
-    ) -> Result<bool, StageError> {
+    ) -> bool {
         let Some(offset) = running.get(&digest) else {
-            return Ok(false);
+            return false;
         };
         buffer.resize(chunk.length as usize, 0);
-        if self.running.read_at(*offset, buffer).is_err() || Digest::of(buffer) != digest {
-            return Ok(false);
-        }
-        self.writer.write_at(self.artifact, chunk.offset, buffer)?;
-        Ok(true)
+        self.running.read_at(*offset, buffer).is_ok() && Digest::of(buffer) == digest
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod admit;
 mod identify;
+mod in_order;
 mod local;
 mod verify;
 mod write;

@@ -10,7 +10,7 @@ use super::fixture::{Fixture, MIB, Node, control, kernel_image, now, root_image}
 use crate::disk::gate::{CutGate, CutSide, OpenGate, Recorder, WriteKind, is_killed};
 use crate::disk::sim::SimDisk;
 use crate::disk::*;
-use crate::state::{LockName, SlotRecords, StateDir};
+use crate::state::{LockName, SlotRecord, SlotRecords, StateDir};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_slot_holds_what_was_signed_and_nothing_else_was_written() {
@@ -78,6 +78,43 @@ async fn a_staged_slot_holds_what_was_signed_and_nothing_else_was_written() {
     .await
     .unwrap();
     node.control.arm(SlotName::B, SlotName::A).unwrap();
+}
+
+/// A block that is written in part has to be read first, and that read is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_node_has_is_written_in_whole_blocks() {
+    let fixture = Fixture::new(&[2]).await;
+    let recorder = Arc::new(Recorder::default());
+    let node = Node::on(fixture.disk_image(2), fixture.path("state"), recorder.clone());
+    let manifest = fixture.repository.manifest(&fixture.releases[&2]).await.unwrap();
+    let running = SlotRecord::of(&manifest, &node.slots().a, now()).unwrap();
+    let lock = node.state.lock(LockName::Slot).unwrap();
+    SlotRecords::new(&node.state)
+        .save(&lock, SlotName::A, &running)
+        .unwrap();
+    drop(lock);
+    let (result, progress) = fixture.stage(2, &node).await;
+    result.unwrap();
+    assert_eq!((progress.fetched, progress.reused), (0, progress.total));
+    assert!(node.content(SlotName::B, "root", root_image(2).len()) == root_image(2));
+
+    let slots = node.slots();
+    let writes = recorder.writes();
+    let inside = |at: &u64| {
+        let mut artifacts = slots.b.artifacts.values();
+        artifacts.any(|p| (p.start_bytes..p.start_bytes + p.len_bytes).contains(at))
+    };
+    let edges: Vec<u64> = writes
+        .iter()
+        .filter(|write| write.kind == WriteKind::DeviceWrite && inside(&write.offset))
+        .flat_map(|write| [write.offset, write.offset + write.len])
+        .collect();
+    let inside_a_block = edges.iter().filter(|edge| !edge.is_multiple_of(4096)).count();
+    // The ends of both images, and both sides of both ends of the run of zeros.
+    assert!(
+        edges.len() >= 10 && inside_a_block <= 6,
+        "{inside_a_block} of {edges:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
