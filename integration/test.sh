@@ -40,7 +40,7 @@ for component in rustfmt clippy; do
 done
 need cc gcc "the build (aws-lc and zstd are C)"
 need losetup mount "staging onto a loop device"
-need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh .ci/run
+need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh integration/benches/real-images.sh .ci/run
 
 stage formatting cargo fmt --all --check
 
