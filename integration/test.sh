@@ -48,7 +48,7 @@ need cc gcc "the build (aws-lc and zstd are C)"
 command -v go >/dev/null 2>&1 || PATH=$PATH:/usr/local/go/bin
 need go golang-go "the real control plane (etcd, kube-apiserver and others, built once from Go modules)"
 need losetup mount "staging onto a loop device"
-need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh .ci/run
+need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh integration/benches/real-images.sh .ci/run
 
 stage formatting cargo fmt --all --check
 

@@ -1,9 +1,9 @@
 //! A static web server for a folder of releases, as any CDN or object store would be one. It reads
-//! below its folder only, and counts the bytes that it sent.
+//! below its folder only, and counts what it was asked for and the bytes that it sent.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -13,9 +13,31 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
 
+/// What was asked for, and what was sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Requests, those for files that do not exist included.
+    pub requests: u64,
+    /// Bytes of file contents.
+    pub bytes: u64,
+}
+
 struct Shelf {
     folder: PathBuf,
-    sent_bytes: AtomicU64,
+    /// By the first part of the path: `metadata`, `targets`, `indexes`, `chunks`.
+    sent: Mutex<BTreeMap<String, Sent>>,
+}
+
+impl Shelf {
+    fn note(&self, path: &Path, bytes: u64) {
+        let first = path.components().next().map_or_else(String::new, |part| {
+            part.as_os_str().to_string_lossy().into_owned()
+        });
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = sent.entry(first).or_default();
+        sent.requests += 1;
+        sent.bytes += bytes;
+    }
 }
 
 /// A running server; it ends when this is dropped.
@@ -33,7 +55,7 @@ impl FileServer {
     pub async fn start(folder: &Path) -> std::io::Result<Self> {
         let shelf = Arc::new(Shelf {
             folder: folder.to_owned(),
-            sent_bytes: AtomicU64::new(0),
+            sent: Mutex::default(),
         });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("http://{}/", listener.local_addr()?);
@@ -56,7 +78,14 @@ impl FileServer {
     /// Bytes of file contents sent so far.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
-        self.shelf.sent_bytes.load(Ordering::Relaxed)
+        self.sent().values().map(|sent| sent.bytes).sum()
+    }
+
+    /// What was sent so far, by the first part of the path.
+    #[must_use]
+    pub fn sent(&self) -> BTreeMap<String, Sent> {
+        let sent = self.shelf.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.clone()
     }
 }
 
@@ -77,11 +106,10 @@ async fn send(State(shelf): State<Arc<Shelf>>, uri: Uri) -> Response {
     {
         return StatusCode::BAD_REQUEST.into_response();
     }
-    match tokio::fs::read(shelf.folder.join(relative)).await {
-        Ok(bytes) => {
-            shelf.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            bytes.into_response()
-        }
+    let found = tokio::fs::read(shelf.folder.join(relative)).await;
+    shelf.note(relative, found.as_ref().map_or(0, |bytes| bytes.len() as u64));
+    match found {
+        Ok(bytes) => bytes.into_response(),
         Err(_) => StatusCode::NOT_FOUND.into_response(),
     }
 }

@@ -30,7 +30,7 @@ use crate::observer::{Cast, Knowledge, KnownRelease};
 use crate::workload;
 
 pub use eye::Eye;
-pub use files::FileServer;
+pub use files::{FileServer, Sent};
 pub use objects::{OpenWindow, POLICY, PolicyPace, REPOSITORY, SHOP, SYSTEM, policy, repository, workloads};
 pub use releases::{ARCH, BOARD, Built, CHANNEL, OS_NAME, ReleaseImages, Workshop};
 pub use replica::{Freezer, Replica, ReplicaPace};
