@@ -292,10 +292,12 @@ impl Story {
                 now.halts.iter().any(|halt| halt.spec.digest == digest)
             })
             .await?;
-        self.until(screen, "the node to be back and uncordoned", |now| {
-            now.nodes
-                .iter()
-                .all(|node| at_rest(node) && node.status.running.as_deref() != Some(&digest))
+        // What runs is unknown until the slot was hashed, which a busy machine takes its time for.
+        self.until(screen, "the node to be back, uncordoned, and known", |now| {
+            now.nodes.iter().all(|node| {
+                let running = node.status.running.as_ref();
+                at_rest(node) && running.is_some_and(|running| before.contains(running))
+            })
         })
         .await?;
         for halt in &halted.halts {
