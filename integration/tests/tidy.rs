@@ -154,3 +154,14 @@ fn nothing_unfinished_is_left_in_the_code() {
     }
     assert!(found.is_empty(), "{found:#?}");
 }
+
+#[test]
+fn no_page_keeps_the_marks_of_a_merge() {
+    let output = std::process::Command::new("git")
+        .args(["grep", "-lE", "^(<{7} |>{7} |\\|{7} |={7}$)"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let found = String::from_utf8(output.stdout).unwrap();
+    assert!(found.is_empty(), "these files hold the marks of a merge:\n{found}");
+}

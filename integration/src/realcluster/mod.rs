@@ -16,6 +16,7 @@
 pub mod audit;
 pub mod binaries;
 pub mod build;
+pub mod cases;
 pub mod certificates;
 pub mod helm;
 pub mod identity;

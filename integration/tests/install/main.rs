@@ -16,12 +16,10 @@ mod rollout;
 mod tools;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use drydock_integration::realcluster::cases::{Case, run_in_turn};
 use drydock_integration::realcluster::{Binaries, ControlPlane, Options};
-use futures::future::BoxFuture;
-
-type Case = fn(Arc<ControlPlane>) -> BoxFuture<'static, ()>;
 
 /// In this order: each finds what the one before left.
 const CASES: &[(&str, Case)] = &[
@@ -85,30 +83,13 @@ fn an_installation_on_a_real_control_plane() {
     runtime.block_on(async {
         let cluster = Arc::new(ControlPlane::start(Options::new(binaries)).await.unwrap());
         let only = std::env::var(ONLY);
-        let mut failed = Vec::new();
-        for (name, case) in CASES {
-            // One alone, for whoever works on it; those that are applied before are always needed.
-            if only
-                .as_ref()
-                .is_ok_and(|only| !name.contains(only) && !name.contains("applied"))
-            {
-                continue;
-            }
-            let started = Instant::now();
-            let running = tokio::spawn(tokio::time::timeout(PATIENCE, case(cluster.clone())));
-            let outcome = match running.await {
-                Ok(Ok(())) => "ok",
-                Ok(Err(_)) => "FAILED (not done in time)",
-                Err(_) => "FAILED",
-            };
-            println!(
-                "case {name} ... {outcome} ({:.1} s)",
-                started.elapsed().as_secs_f64()
-            );
-            if outcome != "ok" {
-                failed.push(*name);
-            }
-        }
+        // One alone, for whoever works on it; those that are applied before are always needed.
+        let wanted = |name: &str| {
+            only.as_ref()
+                .map_or(true, |only| name.contains(only) || name.contains("applied"))
+        };
+        let cases = CASES.iter().filter(|(name, _)| wanted(name));
+        let failed = run_in_turn(&cluster, cases, PATIENCE).await;
         assert!(failed.is_empty(), "failed: {failed:#?}");
         let cluster = Arc::try_unwrap(cluster)
             .ok()

@@ -13,10 +13,8 @@ mod resources;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drydock_integration::realcluster::cases::{Case, run_in_turn};
 use drydock_integration::realcluster::{Binaries, ControlPlane, Options};
-use futures::future::BoxFuture;
-
-type Case = fn(Arc<ControlPlane>) -> BoxFuture<'static, ()>;
 
 /// In this order; each after the first finds Drydock's resources there.
 const CASES: &[(&str, Case)] = &[
@@ -64,23 +62,7 @@ fn a_real_control_plane() {
     runtime.block_on(async {
         let cluster = Arc::new(ControlPlane::start(Options::new(binaries)).await.unwrap());
         println!("ready after {:.1} s", cluster.time_to_ready().as_secs_f64());
-        let mut failed = Vec::new();
-        for (name, case) in CASES {
-            let started = Instant::now();
-            let running = tokio::spawn(tokio::time::timeout(PATIENCE, case(cluster.clone())));
-            let outcome = match running.await {
-                Ok(Ok(())) => "ok",
-                Ok(Err(_)) => "FAILED (not done in time)",
-                Err(_) => "FAILED",
-            };
-            println!(
-                "case {name} ... {outcome} ({:.1} s)",
-                started.elapsed().as_secs_f64()
-            );
-            if outcome != "ok" {
-                failed.push(*name);
-            }
-        }
+        let failed = run_in_turn(&cluster, CASES, PATIENCE).await;
         for (name, memory) in cluster.memory() {
             let mib = |bytes: u64| bytes / (1024 * 1024);
             println!(
@@ -88,9 +70,6 @@ fn a_real_control_plane() {
                 mib(memory.resident_bytes),
                 mib(memory.peak_bytes)
             );
-        }
-        if !failed.is_empty() {
-            println!("{}", cluster.tails());
         }
         let (ids, folder) = (cluster.process_ids(), cluster.folder().to_owned());
         assert!(ids.len() >= 2 && folder.is_dir());

@@ -9,19 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use drydock_machine::{
-    ArmRequest, AttemptState, GuardStatus, Origin, PhaseName, Request, Slot, Verdict, Word,
-};
+use drydock_machine::{AttemptState, Request};
 use drydock_updater::disk::gate::{WriteEvent, WriteGate, WriteKind};
 use drydock_updater::disk::{BootControl, Loader, SlotName};
 use drydock_updater::guard::{self, GuardClient};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::node_world::{World, digest};
+use crate::attempt::{client, push};
+use crate::node_world::World;
 use crate::real_node::RealNode;
 
-const ATTEMPT: &str = "a1-100-0";
 /// Rounds in which nothing can be written, before there is room again.
 const ROUNDS_FULL: u32 = 40;
 
@@ -71,9 +69,8 @@ struct Node {
 impl Node {
     fn new(nth: u64, loader: Loader) -> Self {
         let world = World::new(loader);
-        let socket = world.config.settings.guard_socket();
         let mut node = Self {
-            client: GuardClient::new(&socket, Duration::from_secs(5)),
+            client: client(&world),
             gate: Arc::new(FullFrom::new(nth)),
             running: None,
             reboots: 0,
@@ -112,39 +109,6 @@ impl Node {
         }
     }
 
-    /// The next thing that agent and coordinator do.
-    async fn push(&self, status: &GuardStatus) -> Option<AttemptState> {
-        let reboot = Request::Reboot {
-            attempt: ATTEMPT.to_owned(),
-        };
-        let request = match &status.attempt {
-            None => arm(),
-            Some(attempt) => match attempt.phase {
-                PhaseName::Ended => return Some(attempt.state),
-                PhaseName::Arming => arm(),
-                PhaseName::Armed | PhaseName::Used => reboot,
-                PhaseName::Confirming => self.confirm(),
-                PhaseName::Checking
-                | PhaseName::Committing
-                | PhaseName::GoingBack
-                | PhaseName::Disarming
-                | PhaseName::Stuck => return None,
-            },
-        };
-        // What is refused for want of room is asked again.
-        let _answer = self.client.ask(&request).await;
-        None
-    }
-
-    fn confirm(&self) -> Request {
-        Request::Verdict(Verdict {
-            attempt: ATTEMPT.to_owned(),
-            boot_id: format!("boot-{}", self.world.machine.boot.load(Ordering::SeqCst)),
-            digest: digest(SlotName::B).to_string(),
-            word: Word::Confirm,
-        })
-    }
-
     /// What would be booted now is marked good, or armed with what was verified.
     fn boots_something_verified(&self) {
         let state = self.world.control().state().unwrap();
@@ -153,18 +117,6 @@ impl Node {
         let verified = bits.successful || (next == SlotName::B && bits.priority > 0);
         assert!(verified, "S5: {state:?}");
     }
-}
-
-fn arm() -> Request {
-    Request::Arm(ArmRequest {
-        attempt: ATTEMPT.to_owned(),
-        digest: digest(SlotName::B).to_string(),
-        origin: Origin::Cluster,
-        target: Slot::B,
-        remaining: Some(Duration::from_secs(600)),
-        confirm_wait: Duration::from_secs(600),
-        floor: Some("2.0".to_owned()),
-    })
 }
 
 /// The attempt's end, and whether the guard ever spoke of the full disk.
@@ -184,7 +136,7 @@ async fn live(node: &mut Node) -> (AttemptState, bool) {
                 .problems
                 .iter()
                 .any(|text| text.contains("no storage space") && text.contains("has room"));
-            if let Some(state) = node.push(&status).await {
+            if let Some(state) = push(&node.world, &node.client, &status).await {
                 node.stop().await;
                 return (state, said);
             }

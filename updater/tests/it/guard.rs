@@ -6,17 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::node_world::{World, digest};
-use drydock_machine::{
-    ArmRequest, AttemptState, GuardStatus, Origin, PhaseName, Request, Slot, Verdict, Word,
-};
+use crate::attempt::{ATTEMPT, arm, client, confirm, push};
+use crate::node_world::World;
+use drydock_machine::{AttemptState, GuardStatus, PhaseName, Request, Slot};
 use drydock_updater::disk::gate::{CutGate, CutSide, OpenGate, WriteGate};
 use drydock_updater::disk::{BootControl, Loader, SlotName};
 use drydock_updater::guard::{self, AskError, GuardClient, GuardError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const ATTEMPT: &str = "a1-100-0";
 const LOADERS: [Loader; 3] = [Loader::GptPrio, Loader::Vboot, Loader::GptPriority];
 
 struct Running {
@@ -36,31 +34,6 @@ impl Running {
         // However it ended, it is over.
         let _ended = self.task.await.unwrap();
     }
-}
-
-fn client(world: &World) -> GuardClient {
-    GuardClient::new(&world.config.settings.guard_socket(), Duration::from_secs(5))
-}
-
-fn arm() -> Request {
-    Request::Arm(ArmRequest {
-        attempt: ATTEMPT.to_owned(),
-        digest: digest(SlotName::B).to_string(),
-        origin: Origin::Cluster,
-        target: Slot::B,
-        remaining: Some(Duration::from_secs(600)),
-        confirm_wait: Duration::from_secs(600),
-        floor: Some("2.0".to_owned()),
-    })
-}
-
-fn confirm(world: &World) -> Request {
-    Request::Verdict(Verdict {
-        attempt: ATTEMPT.to_owned(),
-        boot_id: format!("boot-{}", world.machine.boot.load(Ordering::SeqCst)),
-        digest: digest(SlotName::B).to_string(),
-        word: Word::Confirm,
-    })
 }
 
 /// Asks until the guard is there and what is wanted is so.
@@ -208,7 +181,9 @@ async fn drive(world: &World, gate: &Arc<CutGate>) -> AttemptState {
             world.boot();
             guard = Running::start(world, gate.clone());
         }
-        if let Some(state) = push(world, &client).await {
+        if let Ok(status) = client.ask(&Request::Status).await
+            && let Some(state) = push(world, &client, &status).await
+        {
             guard.kill().await;
             return state;
         }
@@ -226,38 +201,15 @@ async fn finish(world: &World, mut guard: Running, mut rebooted: u64) -> Attempt
             world.boot();
             guard = Running::start(world, Arc::new(OpenGate));
         }
-        if let Some(state) = push(world, &client).await {
+        if let Ok(status) = client.ask(&Request::Status).await
+            && let Some(state) = push(world, &client, &status).await
+        {
             guard.kill().await;
             return state;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("no end after the cut: {:#?}", client.ask(&Request::Status).await);
-}
-
-/// The next thing that agent and coordinator do; the end's state when there is one.
-async fn push(world: &World, client: &GuardClient) -> Option<AttemptState> {
-    let status = client.ask(&Request::Status).await.ok()?;
-    let reboot = Request::Reboot {
-        attempt: ATTEMPT.to_owned(),
-    };
-    let request = match &status.attempt {
-        None => arm(),
-        Some(attempt) => match attempt.phase {
-            PhaseName::Ended => return Some(attempt.state),
-            PhaseName::Arming => arm(),
-            PhaseName::Armed | PhaseName::Used => reboot,
-            PhaseName::Confirming => confirm(world),
-            PhaseName::Checking
-            | PhaseName::Committing
-            | PhaseName::GoingBack
-            | PhaseName::Disarming
-            | PhaseName::Stuck => return None,
-        },
-    };
-    // A guard that dies over it is what the sweep is about.
-    let _answer = client.ask(&request).await;
-    None
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Guard and command line, from outside: of simulated nodes, and the real program on a disk image.
 
+mod attempt;
 mod broken_table;
 mod cli;
 mod full_disk;

@@ -116,7 +116,7 @@ impl Case<'_, '_> {
             return Drained::Stop(Note::new(Reason::PodRefused, drain::names(&state.refused)));
         }
         if state.remaining > 0 {
-            let left = format!("{} pods are left", state.remaining);
+            let left = format!("pods left: {}", state.remaining);
             return match (late, force) {
                 (false, _) => Drained::Not(self.evict(state, over)),
                 (true, false) => Drained::Stop(timeout(&state.notes)),
@@ -168,7 +168,7 @@ impl Case<'_, '_> {
         });
         let note = Note::new(
             Reason::Draining,
-            format!("{} pods are left, until {over}", state.remaining),
+            format!("pods left: {}, until {over}", state.remaining),
         );
         let mut step = Step::act(Phase::Draining, note, evict)
             .and(state.notes)
