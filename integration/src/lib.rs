@@ -10,5 +10,7 @@ pub mod image;
 pub mod node;
 pub mod observer;
 pub mod realcluster;
+pub mod realnode;
+pub mod realstory;
 pub mod sweep;
 pub mod workload;

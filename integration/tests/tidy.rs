@@ -163,5 +163,8 @@ fn no_page_keeps_the_marks_of_a_merge() {
         .output()
         .unwrap();
     let found = String::from_utf8(output.stdout).unwrap();
-    assert!(found.is_empty(), "these files hold the marks of a merge:\n{found}");
+    assert!(
+        found.is_empty(),
+        "these files hold the marks of a merge:\n{found}"
+    );
 }

@@ -10,6 +10,7 @@ use clap::Parser as _;
 use drydock_integration::demo::{
     DemoOptions, LiveScreen, PlainScreen, Screen, Story, StoryImages, Verdict, judge, print,
 };
+use drydock_integration::realstory;
 
 fn main() -> ExitCode {
     let options = DemoOptions::parse();
@@ -41,6 +42,9 @@ fn tell(options: &DemoOptions) -> anyhow::Result<Verdict> {
                 parent.display()
             )
         })?;
+    if options.real {
+        return tell_on_real_nodes(options, folder);
+    }
     check_room(folder.path(), options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let told = runtime.block_on(async {
@@ -60,6 +64,48 @@ fn tell(options: &DemoOptions) -> anyhow::Result<Verdict> {
     told
 }
 
+/// What images, chunks and disks of three real nodes take.
+const REAL_MIB: u64 = 8 << 10;
+
+fn tell_on_real_nodes(options: &DemoOptions, folder: tempfile::TempDir) -> anyhow::Result<Verdict> {
+    check_free(folder.path(), REAL_MIB << 20)?;
+    let mut screen = screen(options);
+    let Some(yard) = realstory::yard(folder.path(), &mut |line| screen.say(line))? else {
+        anyhow::bail!("this machine lacks what real nodes take; it is named above");
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let told = runtime.block_on(async {
+        let (story, report) = tokio::select! {
+            told = realstory::tell(yard, screen.as_mut()) => told?,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by Ctrl-C"),
+        };
+        println!("\n{}", report.text());
+        let verdict = if report.all_held() {
+            println!("Every check held.");
+            Verdict::AllHeld
+        } else {
+            println!("NOT every check held.");
+            Verdict::Failed
+        };
+        if options.keep {
+            stay_up(&story.berths.kubeconfig().await?, realstory::NODES[0]).await?;
+        }
+        story.berths.stop().await?;
+        Ok(verdict)
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    folder.close().context("removing the temporary folder")?;
+    told
+}
+
+fn screen(options: &DemoOptions) -> Box<dyn Screen> {
+    if options.plain || !std::io::stdout().is_terminal() {
+        Box::new(PlainScreen::default())
+    } else {
+        Box::new(LiveScreen::default())
+    }
+}
+
 /// Images, their chunks, and two slots per node.
 fn check_room(folder: &Path, options: &DemoOptions) -> anyhow::Result<()> {
     let image = match (&options.artifact_v1, &options.artifact_v2) {
@@ -73,7 +119,10 @@ fn check_room(folder: &Path, options: &DemoOptions) -> anyhow::Result<()> {
         }
         _ => u64::from(options.image_mib) << 20,
     };
-    let needed = image * (2 * u64::from(options.nodes) + 9) + (64 << 20);
+    check_free(folder, image * (2 * u64::from(options.nodes) + 9) + (64 << 20))
+}
+
+fn check_free(folder: &Path, needed: u64) -> anyhow::Result<()> {
     let stat = nix::sys::statvfs::statvfs(folder).context("asking how much room is left")?;
     let free = stat.blocks_available() * stat.fragment_size();
     anyhow::ensure!(
@@ -89,11 +138,7 @@ fn check_room(folder: &Path, options: &DemoOptions) -> anyhow::Result<()> {
 
 async fn story(options: &DemoOptions, folder: &Path) -> anyhow::Result<(Story, Verdict)> {
     let begun = Instant::now();
-    let mut screen: Box<dyn Screen> = if options.plain || !std::io::stdout().is_terminal() {
-        Box::new(PlainScreen::default())
-    } else {
-        Box::new(LiveScreen::default())
-    };
+    let mut screen = screen(options);
     let images = images(options, folder).await?;
     let mut story = Story::begin(folder, images, usize::from(options.nodes), screen.as_mut()).await?;
     story.good_release(screen.as_mut()).await?;
@@ -124,13 +169,17 @@ async fn images(options: &DemoOptions, folder: &Path) -> anyhow::Result<StoryIma
 async fn keep(story: &Story, folder: &Path) -> anyhow::Result<()> {
     let kubeconfig = folder.join("kubeconfig");
     std::fs::write(&kubeconfig, story.cluster.api.kubeconfig("admin"))?;
+    stay_up(&kubeconfig, "node-1").await
+}
+
+async fn stay_up(kubeconfig: &Path, node: &str) -> anyhow::Result<()> {
     println!(
         "\nThe cluster stays up until Ctrl-C. In another terminal:\n\n  \
          export KUBECONFIG={}\n  \
          kubectl get nodes -o wide\n  \
          kubectl get upgradepolicies,nodeupgrades,releasehalts\n  \
          cargo run --quiet --bin kubectl-drydock -- status\n  \
-         cargo run --quiet --bin kubectl-drydock -- explain node-1\n\n\
+         cargo run --quiet --bin kubectl-drydock -- explain {node}\n\n\
          (With kubectl-drydock on the PATH, `kubectl drydock status` is the same.)\n",
         kubeconfig.display()
     );

@@ -135,7 +135,7 @@ impl SimCluster {
             .context("starting the embedded API")?;
         let eye = Arc::new(Eye::new(knowledge(&plan), api.audit().subscribe()));
         let catalog = Arc::new(Catalog::default());
-        let workshop = Workshop::open(&plan.folder, catalog.clone()).await?;
+        let workshop = Workshop::open(&plan.folder, BOARD, catalog.clone()).await?;
         let first = workshop.build(&plan.first).await?;
         eye.learn(known(&first, &plan.first));
         workshop.publish(&first).await?;
@@ -263,6 +263,7 @@ impl SimCluster {
                 root: self.plan.first.root.clone(),
                 kernel_bytes: self.plan.room.0,
                 root_bytes: self.plan.room.1,
+                state_bytes: 1 << 20,
             },
             release: self.first.path.clone(),
             repository: (REPOSITORY.to_owned(), url, self.workshop.root().to_owned()),

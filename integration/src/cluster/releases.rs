@@ -57,16 +57,17 @@ pub struct Built {
 /// The workshop: keys, built releases, and the repository that is served.
 pub struct Workshop {
     folder: PathBuf,
+    board: &'static str,
     root: PathBuf,
     catalog: Arc<Catalog>,
 }
 
 impl Workshop {
-    /// Makes keys (one of one: this is a demonstration) in `folder`.
+    /// Makes keys (one of one: this is a demonstration) in `folder`, for releases that run on `board`.
     ///
     /// # Errors
     /// A folder that does not work.
-    pub async fn open(folder: &Path, catalog: Arc<Catalog>) -> anyhow::Result<Self> {
+    pub async fn open(folder: &Path, board: &'static str, catalog: Arc<Catalog>) -> anyhow::Result<Self> {
         let keys = generate(KeygenRequest {
             out: folder.join(KEYS),
             keys: 1,
@@ -78,6 +79,7 @@ impl Workshop {
         .context("making the signing keys")?;
         Ok(Self {
             folder: folder.to_owned(),
+            board,
             root: keys.root,
             catalog,
         })
@@ -112,7 +114,7 @@ impl Workshop {
         let request = BuildRequest {
             name: OS_NAME.parse()?,
             version: images.version.parse()?,
-            board: BOARD.parse()?,
+            board: self.board.parse()?,
             arch: ARCH.parse()?,
             min_from: None,
             floor: None,

@@ -11,9 +11,6 @@ use tokio::task::JoinHandle;
 
 use super::view::{clock, short};
 
-/// Between two plans.
-const EVERY: Duration = Duration::from_millis(250);
-
 /// Each node's reasons with their particulars, as (name, text).
 type Notes = BTreeMap<String, Vec<(String, String)>>;
 
@@ -24,9 +21,9 @@ pub struct Insight {
 }
 
 impl Insight {
-    /// Begins to read with the rights of `config`.
+    /// Begins to read and to plan with the rights of `config`, with a pause of `every` in between.
     #[must_use]
-    pub fn begin(config: kube::Config) -> Self {
+    pub fn begin(config: kube::Config, every: Duration) -> Self {
         let (told, notes) = watch::channel(Notes::new());
         let task = tokio::spawn(async move {
             loop {
@@ -42,7 +39,7 @@ impl Insight {
                     });
                     told.send_replace(notes.collect());
                 }
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(every).await;
             }
         });
         Self { notes, task }

@@ -13,4 +13,4 @@ pub use options::DemoOptions;
 pub use screen::{LiveScreen, PlainScreen, Screen};
 pub use story::{Story, StoryImages, plan};
 pub use summary::{Verdict, judge, print};
-pub use view::Snapshot;
+pub use view::{NodeRow, Objects, Snapshot, short};

@@ -11,6 +11,11 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "drydock-demo", version)]
 pub struct DemoOptions {
+    /// On a real Kubernetes with three real nodes: machines under QEMU that really reboot, an OS image from
+    /// Debian's packages, five releases. Needs root on Debian, Go, and half an hour.
+    #[arg(long, conflicts_with_all = ["nodes", "artifact_v1", "image_mib"])]
+    pub real: bool,
+
     /// How many nodes the cluster has.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=50))]
     pub nodes: u8,

@@ -25,6 +25,8 @@ pub const VERSIONS: [&str; 3] = ["1.0.0", "2.0.0", "2.1.0"];
 const KUBELETS: [&str; 3] = ["1.34.1", "1.34.2", "1.34.2"];
 /// How often the cluster is looked at while something is waited for.
 const LOOK: Duration = Duration::from_millis(60);
+/// Between two plans that are made to say why nodes wait.
+const PLAN: Duration = Duration::from_millis(250);
 /// How large a packed kernel is at most.
 const KERNEL_BYTES: u64 = 4 << 20;
 
@@ -179,7 +181,7 @@ impl Story {
         };
         let cluster = SimCluster::start(plan).await?;
         let patience = Duration::from_secs(60) + Duration::from_secs(20) * u32::try_from(nodes)?;
-        let insight = Insight::begin(cluster.api.config("onlooker").await?);
+        let insight = Insight::begin(cluster.api.config("onlooker").await?, PLAN);
         let story = Self {
             cluster,
             insight,

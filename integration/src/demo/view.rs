@@ -11,6 +11,46 @@ use serde_json::Value;
 use super::insight::Insight;
 use crate::cluster::{POLICY, SHOP, SimCluster};
 
+/// What a look is made of: objects as an API server has them.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    /// Names of the nodes, in the order in which they are shown.
+    pub names: Vec<String>,
+    /// Nodes.
+    pub nodes: Vec<Arc<Value>>,
+    /// NodeUpgrades.
+    pub upgrades: Vec<Arc<Value>>,
+    /// The UpgradePolicy.
+    pub policy: Option<Arc<Value>>,
+    /// ReleaseHalts.
+    pub halts: Vec<Arc<Value>>,
+    /// Pods of all namespaces.
+    pub pods: Vec<Arc<Value>>,
+    /// Deployments of the apps.
+    pub deployments: Vec<Arc<Value>>,
+    /// Their budgets.
+    pub budgets: Vec<Arc<Value>>,
+    /// The replica that leads.
+    pub leader: Option<String>,
+}
+
+impl Objects {
+    fn of(cluster: &SimCluster) -> Self {
+        let api = &cluster.api;
+        Self {
+            names: cluster.node_names(),
+            nodes: api.list("", "nodes", ""),
+            upgrades: api.list("drydock.dev", "nodeupgrades", ""),
+            policy: api.get("drydock.dev", "upgradepolicies", "", POLICY),
+            halts: api.list("drydock.dev", "releasehalts", ""),
+            pods: api.list("", "pods", ""),
+            deployments: api.list("apps", "deployments", SHOP),
+            budgets: api.list("policy", "poddisruptionbudgets", SHOP),
+            leader: cluster.leader(),
+        }
+    }
+}
+
 /// One look at the cluster.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -83,48 +123,52 @@ impl Snapshot {
     /// Looks at the cluster.
     #[must_use]
     pub fn take(cluster: &SimCluster) -> Self {
-        let policy: Option<UpgradePolicy> = typed(
-            cluster
-                .api
-                .get("drydock.dev", "upgradepolicies", "", POLICY)
-                .as_ref(),
-        );
-        let upgrades: BTreeMap<String, NodeUpgrade> = cluster
-            .api
-            .list("drydock.dev", "nodeupgrades", "")
+        Self::of(&Objects::of(cluster))
+    }
+
+    /// What these objects show.
+    #[must_use]
+    pub fn of(objects: &Objects) -> Self {
+        let policy: Option<UpgradePolicy> = typed(objects.policy.as_ref());
+        let policy = policy.and_then(|policy| policy.status).unwrap_or_default();
+        let upgrades: BTreeMap<String, NodeUpgrade> = objects
+            .upgrades
             .iter()
             .filter_map(|object| typed::<NodeUpgrade>(Some(object)))
             .filter_map(|upgrade| Some((upgrade.metadata.name.clone()?, upgrade)))
             .collect();
-        let policy = policy.and_then(|policy| policy.status).unwrap_or_default();
-        let pods = cluster.api.list("", "pods", "");
-        let nodes = cluster
-            .node_names()
-            .into_iter()
-            .map(|name| {
-                let object = cluster.api.get("", "nodes", "", &name);
-                let moving: Vec<_> = pods
-                    .iter()
-                    .filter(|pod| pod["spec"]["nodeName"] == name.as_str())
-                    .filter(|pod| pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet")
-                    .collect();
-                let leaving = moving
-                    .iter()
-                    .filter(|pod| pod["metadata"]["deletionTimestamp"].is_string());
-                let (pods, leaving) = (moving.len(), leaving.count());
-                let row = row(&name, object.as_deref(), upgrades.get(&name), &policy);
-                NodeRow { pods, leaving, ..row }
-            })
-            .collect();
-        let halts = cluster.api.list("drydock.dev", "releasehalts", "");
+        let nodes = objects.names.iter().map(|name| {
+            let object = named(&objects.nodes, name);
+            let moving: Vec<_> = objects
+                .pods
+                .iter()
+                .filter(|pod| pod["spec"]["nodeName"] == name.as_str())
+                .filter(|pod| pod["metadata"]["ownerReferences"][0]["kind"] != "DaemonSet")
+                .collect();
+            let leaving = moving
+                .iter()
+                .filter(|pod| pod["metadata"]["deletionTimestamp"].is_string());
+            let (pods, leaving) = (moving.len(), leaving.count());
+            let row = row(name, object, upgrades.get(name), &policy);
+            NodeRow { pods, leaving, ..row }
+        });
         Self {
-            nodes,
+            nodes: nodes.collect(),
             policy,
-            leader: cluster.leader(),
-            halts: halts.iter().filter_map(|object| typed(Some(object))).collect(),
-            apps: apps(cluster),
+            leader: objects.leader.clone(),
+            halts: objects
+                .halts
+                .iter()
+                .filter_map(|object| typed(Some(object)))
+                .collect(),
+            apps: apps(objects),
         }
     }
+}
+
+fn named<'a>(objects: &'a [Arc<Value>], name: &str) -> Option<&'a Value> {
+    let mut found = objects.iter().filter(|object| object["metadata"]["name"] == name);
+    found.next().map(Arc::as_ref)
 }
 
 fn typed<T: DeserializeOwned>(object: Option<&Arc<Value>>) -> Option<T> {
@@ -162,12 +206,10 @@ fn row(name: &str, node: Option<&Value>, upgrade: Option<&NodeUpgrade>, policy: 
     }
 }
 
-fn apps(cluster: &SimCluster) -> Vec<AppRow> {
-    let budgets = cluster.api.list("policy", "poddisruptionbudgets", SHOP);
-    let deployments = cluster.api.list("apps", "deployments", SHOP);
-    let rows = deployments.iter().map(|deployment| {
+fn apps(objects: &Objects) -> Vec<AppRow> {
+    let rows = objects.deployments.iter().map(|deployment| {
         let name = deployment["metadata"]["name"].as_str().unwrap_or_default();
-        let budget = budgets.iter().find(|budget| budget["metadata"]["name"] == name);
+        let budget = named(&objects.budgets, name);
         AppRow {
             name: name.to_owned(),
             ready: deployment["status"]["readyReplicas"].as_i64().unwrap_or_default(),

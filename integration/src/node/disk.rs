@@ -38,6 +38,8 @@ pub struct FirstImages {
     pub kernel_bytes: u64,
     /// The longest root that will ever be written.
     pub root_bytes: u64,
+    /// How large the state partition is.
+    pub state_bytes: u64,
 }
 
 /// Makes the disk of a new node: slot A holds the images and is marked good, slot B is empty.
@@ -49,7 +51,7 @@ pub fn make_disk(path: &Path, seed: u64, images: &FirstImages) -> io::Result<()>
         seed,
         images.kernel_bytes + SLACK_BYTES,
         images.root_bytes + SLACK_BYTES,
-        1 << 20,
+        images.state_bytes,
     );
     layout.create(path)?;
     let gpt = Gpt::read(path, SECTOR_BYTES).map_err(io::Error::other)?;

@@ -136,7 +136,7 @@ fn compile(module: &Path, go: &Path, version: &str, folder: &Path) -> anyhow::Re
 
 /// Without symbols, a third smaller. And with a version: without one the server calls itself v0.0.0, and
 /// clients that compare versions trip over it.
-fn linking(version: &str) -> String {
+pub(crate) fn linking(version: &str) -> String {
     let variable = |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
     let mut numbers = version.trim_start_matches('v').split('.');
     let (major, minor) = (numbers.next().unwrap_or("1"), numbers.next().unwrap_or("0"));
@@ -165,7 +165,7 @@ fn progress(log: &Path, elapsed: Duration) -> String {
     )
 }
 
-fn minutes(time: Duration) -> String {
+pub(super) fn minutes(time: Duration) -> String {
     format!("{}m{:02}s", time.as_secs() / 60, time.as_secs() % 60)
 }
 
@@ -219,8 +219,11 @@ pub(super) fn lock(cache: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Kubernetes' version, as the module requires it.
-fn version(module: &Path) -> anyhow::Result<String> {
+/// Kubernetes' version, as the module requires it: `v1.2.3`.
+///
+/// # Errors
+/// When the module cannot be read.
+pub fn version(module: &Path) -> anyhow::Result<String> {
     let path = module.join("go.mod");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     text.lines()

@@ -21,6 +21,7 @@ pub mod certificates;
 pub mod helm;
 pub mod identity;
 pub mod process;
+pub mod programs;
 
 mod commands;
 mod folder;

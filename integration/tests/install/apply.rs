@@ -153,7 +153,7 @@ pub async fn type_checks(cluster: Arc<ControlPlane>) {
 }
 
 /// Every object of an installation that is still there.
-async fn left(cluster: &ControlPlane) -> Vec<String> {
+pub async fn left(cluster: &ControlPlane) -> Vec<String> {
     let kinds = "namespaces,crds,validatingadmissionpolicies,validatingadmissionpolicybindings,\
                  clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,deployments,\
                  daemonsets,networkpolicies,poddisruptionbudgets";

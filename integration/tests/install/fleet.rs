@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use drydock_images::Unwatched;
 use drydock_integration::cluster::{
-    Built, ClusterPlan, Eye, FileServer, POLICY, Replica, Workshop, policy, repository, workloads,
+    BOARD, Built, ClusterPlan, Eye, FileServer, POLICY, Replica, Workshop, policy, repository, workloads,
 };
 use drydock_integration::demo::{StoryImages, plan};
 use drydock_integration::node::{Catalog, FirstImages, Install, NodeSpec, SimNode, install};
@@ -60,7 +60,9 @@ impl Fleet {
         let mut plan = plan(folder.path(), &images.releases()[0], images.room(), names.len());
         plan.replica_pace.lease = Duration::from_secs(6);
         let catalog = Arc::new(Catalog::default());
-        let workshop = Workshop::open(folder.path(), catalog.clone()).await.unwrap();
+        let workshop = Workshop::open(folder.path(), BOARD, catalog.clone())
+            .await
+            .unwrap();
         let first = workshop.build(&images.releases()[0]).await.unwrap();
         workshop.publish(&first).await.unwrap();
         let files = FileServer::start(&workshop.repository()).await.unwrap();
@@ -173,6 +175,7 @@ impl Fleet {
                 root: self.plan.first.root.clone(),
                 kernel_bytes: self.plan.room.0,
                 root_bytes: self.plan.room.1,
+                state_bytes: 1 << 20,
             },
             release: self.first.path.clone(),
             repository: (

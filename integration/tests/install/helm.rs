@@ -1,16 +1,20 @@
 //! The chart, by the real Helm: without a complaint, taken by the server, and the same installation.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use drydock_coordinator::install::{Agents, Installation, chart};
-use drydock_integration::realcluster::ControlPlane;
 use drydock_integration::realcluster::helm::helm;
+use drydock_integration::realcluster::{ControlPlane, Identity};
 use serde_json::{Value, json};
 
-use crate::tools::{SYSTEM, clean, kubectl};
+use tempfile::TempDir;
+
+use crate::apply::{in_force, left};
+use crate::requests::{ask, get, until};
+use crate::tools::{AGENT, AGENTS, DRYDOCK, NODES, SOON, SYSTEM, admin, clean, kubectl, upgrades};
 
 /// Without it this Helm, which was built without its release flags, renders for Kubernetes 1.20.
 const SERVER: &str = "1.36.0";
@@ -33,9 +37,9 @@ fn by_name(objects: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> 
     objects.into_iter().map(|object| (key(&object), object)).collect()
 }
 
-pub async fn same(cluster: Arc<ControlPlane>) {
-    let program = tokio::task::spawn_blocking(helm).await.unwrap().unwrap();
-    let Some(program) = program else { return };
+/// Helm and a folder with the chart; none: there is no Go here to build Helm with.
+async fn prepare() -> Option<(PathBuf, TempDir, String)> {
+    let program = tokio::task::spawn_blocking(helm).await.unwrap().unwrap()?;
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("drydock");
     for file in chart().unwrap() {
@@ -44,6 +48,82 @@ pub async fn same(cluster: Arc<ControlPlane>) {
         std::fs::write(path, file.text).unwrap();
     }
     let at = folder.display().to_string();
+    Some((program, home, at))
+}
+
+/// A release's whole life: nothing of it is left but the resources, and what they hold.
+pub async fn life(cluster: Arc<ControlPlane>) {
+    let Some((program, home, at)) = prepare().await else {
+        return;
+    };
+    let kubeconfig = home.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, cluster.kubeconfig(&Identity::Admin).await.unwrap()).unwrap();
+    let kubeconfig = kubeconfig.display().to_string();
+    let helm = async |words: &[&str]| {
+        let here = ["--namespace", SYSTEM, "--kubeconfig", &kubeconfig];
+        let words = words.iter().chain(&here).map(|&word| word.to_owned());
+        let output = run(&program, words.collect(), home.path()).await;
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = helm(&[
+        "install",
+        "drydock",
+        &at,
+        "--create-namespace",
+        "--set",
+        "agents.run=unit",
+    ])
+    .await;
+    assert!(told.contains("STATUS: deployed"), "{told}");
+    in_force(&cluster).await;
+    upgrades(&cluster, &["hull"]).await;
+    let admin = admin(&cluster).await;
+
+    let daemon_set = format!("/apis/apps/v1/namespaces/{AGENTS}/daemonsets/{AGENT}");
+    for (value, code) in [("daemonset", 200), ("unit", 404)] {
+        let set = format!("agents.run={value}");
+        helm(&["upgrade", "drydock", &at, "--set", &set]).await;
+        let answer = until(SOON, || get(&admin, &daemon_set), |answer| answer.code == code).await;
+        assert_eq!(answer.code, code, "{value}: {answer:#?}");
+        get(&admin, &format!("{DRYDOCK}/nodeupgrades/hull")).await.clean();
+    }
+
+    helm(&["uninstall", "drydock", "--wait"]).await;
+    let left_over = until_left(&cluster).await;
+    assert!(
+        left_over.len() == 4
+            && left_over
+                .iter()
+                .all(|name| name.contains("customresourcedefinition")),
+        "{left_over:#?}"
+    );
+    get(&admin, &format!("{DRYDOCK}/nodeupgrades/hull")).await.clean();
+    // What was kept belongs to the next installation of that name.
+    helm(&["install", "drydock", &at, "--set", "agents.run=unit"]).await;
+    get(&admin, &format!("{DRYDOCK}/nodeupgrades/hull")).await.clean();
+    helm(&["uninstall", "drydock", "--wait"]).await;
+    for path in [format!("{NODES}/hull"), format!("/api/v1/namespaces/{SYSTEM}")] {
+        ask(&admin, "DELETE", &path, None).await.clean();
+    }
+}
+
+/// What is left once namespaces have gone.
+async fn until_left(cluster: &ControlPlane) -> Vec<String> {
+    let end = tokio::time::Instant::now() + SOON * 4;
+    loop {
+        let found = left(cluster).await;
+        if found.len() <= 4 || tokio::time::Instant::now() > end {
+            return found;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}
+
+pub async fn same(cluster: Arc<ControlPlane>) {
+    let Some((program, home, at)) = prepare().await else {
+        return;
+    };
     for (value, agents) in [("unit", Agents::Unit), ("daemonset", Agents::DaemonSet)] {
         let set = format!("agents.run={value}");
         let lint = ["lint", "--strict", &at, "--set", &set, "--kube-version", SERVER]

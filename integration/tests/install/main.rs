@@ -65,6 +65,9 @@ const CASES: &[(&str, Case)] = &[
     ("an uninstall keeps what is held, or leaves nothing", |c| {
         Box::pin(apply::uninstall(c))
     }),
+    ("Helm installs, upgrades and uninstalls, and loses nothing", |c| {
+        Box::pin(helm::life(c))
+    }),
 ];
 /// The variable with a word of the one case that is run; none: all of them.
 const ONLY: &str = "DRYDOCK_ONLY_CASE";

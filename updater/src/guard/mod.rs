@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drydock_machine::{
-    Effect, Event, GuardStatus, Journal, NextTick, Refusal, Reply, Request, Seen, Timing, next_tick, step,
+    AttemptReport, Effect, Event, GuardStatus, Journal, NextTick, Refusal, Reply, Request, Seen, Timing,
+    next_tick, step,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -365,8 +366,34 @@ impl Guard {
                 self.note(&format!("going back without the journal: {error}"));
             }
         }
+        let before = self.attempt();
         self.journal = journal;
+        self.tell(before.as_ref());
         Ok(Ok(()))
+    }
+
+    fn attempt(&self) -> Option<AttemptReport> {
+        AttemptReport::of(&self.journal, &self.node().boot_id)
+    }
+
+    /// Each step of an attempt is a line of the log: on a node cut off from its cluster it is all that its
+    /// owner has.
+    fn tell(&self, before: Option<&AttemptReport>) {
+        let Some(now) = self.attempt() else { return };
+        let step =
+            |attempt: &AttemptReport| (attempt.attempt.clone(), attempt.phase, attempt.boot_id.clone());
+        if before.map(step) == Some(step(&now)) {
+            return;
+        }
+        tracing::info!(
+            attempt = now.attempt,
+            release = now.digest,
+            state = now.state.as_str(),
+            code = now.code,
+            "attempt: {:?}{}",
+            now.phase,
+            now.text.map(|text| format!(": {text}")).unwrap_or_default()
+        );
     }
 
     /// The node as it is now, or why it cannot be seen.
