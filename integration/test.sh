@@ -42,13 +42,17 @@ for component in rustfmt clippy; do
 done
 # What a whole run leaves in target/, and a little more.
 room_gib=$(($(df --output=avail -k . | tail -1) / 1024 / 1024))
-[ "$room_gib" -ge 8 ] || failed+=("setup: $room_gib GiB are free here; a whole run takes about 6, so make it 8")
+[ "$room_gib" -ge 24 ] || failed+=("setup: $room_gib GiB are free here; a whole run takes about 20, so make it 24")
 need cc gcc "the build (aws-lc and zstd are C)"
 # Go is often where no login shell of root's looks.
 command -v go >/dev/null 2>&1 || PATH=$PATH:/usr/local/go/bin
 need go golang-go "the real control plane (etcd, kube-apiserver and others, built once from Go modules)"
 need losetup mount "staging onto a loop device"
-need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh integration/benches/real-images.sh .ci/run
+need mmdebstrap mmdebstrap "real nodes: their image"
+need mksquashfs squashfs-tools "real nodes: their image"
+need cpio cpio "real nodes: their image"
+need qemu-system-x86_64 qemu-system-x86 "real nodes: the machines"
+need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/test.sh integration/benches/real-images.sh integration/nodes/*.sh .ci/run
 
 stage formatting cargo fmt --all --check
 

@@ -50,6 +50,23 @@ impl NodeImages {
         (!nix::unistd::geteuid().is_root()).then(|| "making an image from packages needs root".to_owned())
     }
 
+    /// Those that `integration/nodes/build.sh` left in the folder that `DRYDOCK_NODE_IMAGES` names; none, if
+    /// it names none.
+    #[must_use]
+    pub fn made_before() -> Option<NodeImages> {
+        let folder = std::env::var_os("DRYDOCK_NODE_IMAGES").filter(|folder| !folder.is_empty())?;
+        Some(NodeImages::of(Path::new(&folder)))
+    }
+
+    fn of(out: &Path) -> NodeImages {
+        NodeImages {
+            roots: std::array::from_fn(|index| out.join(format!("root-{}.img", index + 1))),
+            kernel: out.join("kernel.img"),
+            hanging_kernel: out.join("kernel-hangs.img"),
+            containers: out.join("containers.tar"),
+        }
+    }
+
     /// Makes them in `folder`; `say` is told how far it is. Blocks, for minutes the first time.
     ///
     /// # Errors
@@ -106,11 +123,6 @@ impl NodeImages {
             script.display(),
             said[last..].join("\n")
         );
-        Ok(NodeImages {
-            roots: std::array::from_fn(|index| out.join(format!("root-{}.img", index + 1))),
-            kernel: out.join("kernel.img"),
-            hanging_kernel: out.join("kernel-hangs.img"),
-            containers: out.join("containers.tar"),
-        })
+        Ok(NodeImages::of(&out))
     }
 }

@@ -41,7 +41,10 @@ pub fn yard(folder: &Path, say: &mut dyn FnMut(&str)) -> anyhow::Result<Option<Y
     let Some(programs) = find_programs()? else {
         return Ok(None);
     };
-    let images = NodeImages::make(&programs, folder, say)?;
+    let images = match NodeImages::made_before() {
+        Some(images) => images,
+        None => NodeImages::make(&programs, folder, say)?,
+    };
     Ok(Some(Yard {
         binaries,
         programs,
