@@ -201,13 +201,19 @@ impl Fetcher {
 
     fn client(&self) -> Result<&reqwest::Client, Once> {
         let made = self.client.get_or_init(|| {
-            reqwest::Client::builder()
-                .user_agent(concat!("drydock/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(self.timeouts.connect)
-                .read_timeout(self.timeouts.idle)
-                .redirect(reqwest::redirect::Policy::custom(redirect))
-                .tls_certs_merge(self.extra_roots.clone())
-                .build()
+            let builder = || {
+                reqwest::Client::builder()
+                    .user_agent(concat!("drydock/", env!("CARGO_PKG_VERSION")))
+                    .connect_timeout(self.timeouts.connect)
+                    .read_timeout(self.timeouts.idle)
+                    .redirect(reqwest::redirect::Policy::custom(redirect))
+            };
+            let roots = || self.extra_roots.clone();
+            // A small image may have no authorities of its own. Then only those named count, for https; what
+            // is fetched is verified by its signature in any case.
+            let with_system = builder().tls_certs_merge(roots()).build();
+            with_system
+                .or_else(|_| builder().tls_certs_only(roots()).build())
                 .map_err(|error| whole_text(&error))
         });
         made.as_ref()

@@ -286,3 +286,39 @@ async fn https_needs_a_certificate_that_is_trusted_and_never_falls_back_to_http(
         "nothing was asked for in the clear"
     );
 }
+
+/// What `verify` says on a machine whose system has no certificate authorities.
+async fn verify_without_authorities(fixture: &Fixture, url: &Url, ca: Option<&[u8]>) -> (bool, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_drydock-images"));
+    command
+        .args(["verify", "--repo", url.as_str(), "--root"])
+        .arg(fixture.keys().join("1.root.json"))
+        .env("SSL_CERT_FILE", fixture.path("there-is-none.pem"))
+        .env("SSL_CERT_DIR", fixture.path("there-are-none"));
+    if let Some(pem) = ca {
+        let path = fixture.path("ca.pem");
+        std::fs::write(&path, pem).unwrap();
+        command.arg("--ca-file").arg(path);
+    }
+    let output = command.output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_without_authorities_fetches_in_the_clear_and_from_whom_it_is_told_to_trust() {
+    let fixture = Fixture::new().await;
+    let built = fixture.build("1.0", 1).await;
+    let mut request = fixture.publish_request(&built.path);
+    // The program reads the machine's clock.
+    request.signing.now = jiff::Timestamp::now();
+    drydock_images::publish::publish(request).await.unwrap();
+    let (plain, _) = serve(&fixture, |_, _| None).await;
+    let (ok, said) = verify_without_authorities(&fixture, &plain, None).await;
+    assert!(ok, "{said}");
+    let (url, certificate) = serve_tls(&fixture, None).await;
+    let (ok, said) = verify_without_authorities(&fixture, &url, Some(&certificate)).await;
+    assert!(ok, "{said}");
+    let (ok, said) = verify_without_authorities(&fixture, &url, None).await;
+    assert!(!ok && said.contains("certificate"), "{said}");
+}

@@ -38,7 +38,7 @@ pub struct DiskPlan {
     pub images: FirstImages,
     /// The release that these images are, as it was built.
     pub release: PathBuf,
-    /// Where releases are served, as this machine sees it.
+    /// Where releases are served, as a guest sees it.
     pub repository: Url,
     /// The first root of trust.
     pub root: PathBuf,
@@ -99,7 +99,7 @@ fn fill(plan: &DiskPlan, tree: &Path) -> anyhow::Result<()> {
         "etc/drydock/root.json",
         &fs::read_to_string(&plan.root).context("the first root of trust")?,
     )?;
-    put("etc/drydock/updater.toml", &configuration(plan)?)?;
+    put("etc/drydock/updater.toml", &configuration(plan))?;
     put(KUBERNETES, agents_table(plan.agents))?;
     if plan.agents == AgentsRun::AsPods {
         put("etc/drydock/agent-is-a-pod", "")?;
@@ -129,21 +129,18 @@ fn agents_table(agents: AgentsRun) -> &'static str {
     }
 }
 
-fn configuration(plan: &DiskPlan) -> anyhow::Result<String> {
-    let mut url = plan.repository.clone();
-    url.set_host(Some(HOST))
-        .context("the repository as a guest sees it")?;
-    Ok(format!(
+fn configuration(plan: &DiskPlan) -> String {
+    let DiskPlan { name, repository, .. } = plan;
+    format!(
         r#"[node]
 name = "{name}"
 
 [[repositories]]
 name = "{REPOSITORY}"
-url = "{url}"
+url = "{repository}"
 root = "/etc/drydock/root.json"
-"#,
-        name = plan.name,
-    ))
+"#
+    )
 }
 
 /// Makes a file system with these files in the partition STATE.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
+use url::Url;
 
 use super::replicas::{COORDINATOR, Replicas};
 use crate::cluster::{
@@ -23,7 +24,7 @@ use crate::demo::{Objects, Snapshot};
 use crate::node::{Behaviour, Catalog, FirstImages};
 use crate::realcluster::{Binaries, ControlPlane, Identity, Options, build};
 use crate::realnode::{
-    AgentsRun, DiskPlan, IMAGES, Machine, MachineSpec, NodeImages, NodePrograms, Signs, make,
+    AgentsRun, DiskPlan, HOST, IMAGES, Machine, MachineSpec, NodeImages, NodePrograms, Signs, make,
 };
 
 /// The nodes.
@@ -75,6 +76,8 @@ pub struct Berths {
     /// The release that the nodes were installed with.
     pub first: Built,
     files: FileServer,
+    /// Where the nodes, and so everybody, find releases.
+    url: Url,
     workshop: Workshop,
     yard: Yard,
     kubernetes: String,
@@ -93,7 +96,14 @@ impl Berths {
         let first = workshop.build(&release(&yard.images, 0, &kubernetes)).await?;
         workshop.publish(&first).await?;
         let files = FileServer::start(&workshop.repository()).await?;
-        let replicas = Replicas::new(&yard.programs.coordinator, &yard.folder.join("coordinators"))?;
+        let replicas = Replicas::new(
+            &yard.programs.coordinator,
+            &yard.folder.join("coordinators"),
+            files.url(),
+        )?;
+        let mut url = files.url().clone();
+        url.set_host(Some(HOST))
+            .context("the repository as a guest sees it")?;
         let mut berths = Self {
             machines: Vec::new(),
             replicas,
@@ -101,6 +111,7 @@ impl Berths {
             admin,
             first,
             files,
+            url,
             workshop,
             yard,
             kubernetes,
@@ -111,7 +122,7 @@ impl Berths {
             berths.machines.push(machine);
         }
         let root = std::fs::read_to_string(berths.workshop.root()).context("the first root of trust")?;
-        let mut objects = repository(berths.files.url(), &root, Duration::from_secs(10));
+        let mut objects = repository(&berths.url, &root, Duration::from_secs(10));
         objects.retain(|object| object["kind"] != "Namespace");
         berths.apply(objects).await?;
         Ok(berths)
@@ -142,7 +153,7 @@ impl Berths {
                 state_bytes: STATE_BYTES,
             },
             release: self.first.path.clone(),
-            repository: self.files.url().clone(),
+            repository: self.url.clone(),
             root: self.workshop.root().to_owned(),
             kubeconfig: self.plane.kubeconfig(&Identity::node(name)).await?,
             ca_pem: self.plane.ca_pem(),

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+use url::Url;
+
 use crate::cluster::SYSTEM;
 use crate::realcluster::process::{Keeper, Process, tail};
 use crate::realcluster::{ControlPlane, Identity, Memory};
@@ -18,18 +20,21 @@ pub const COORDINATOR: &str = "drydock-coordinator";
 pub struct Replicas {
     program: PathBuf,
     folder: PathBuf,
+    proxy: Url,
     running: BTreeMap<String, Process>,
     peaks: BTreeMap<String, u64>,
     keeper: Keeper,
 }
 
 impl Replicas {
-    /// None yet; logs and data go into `folder`.
+    /// None yet; logs and data go into `folder`. What they fetch they fetch through `proxy`: the nodes'
+    /// repository has an address that only they reach.
     ///
     /// # Errors
     /// When the machine gives no thread.
-    pub fn new(program: &Path, folder: &Path) -> anyhow::Result<Self> {
+    pub fn new(program: &Path, folder: &Path, proxy: &Url) -> anyhow::Result<Self> {
         Ok(Self {
+            proxy: proxy.clone(),
             program: program.to_owned(),
             folder: folder.to_owned(),
             running: BTreeMap::new(),
@@ -55,6 +60,7 @@ impl Replicas {
             .arg("--data-dir")
             .arg(folder.join("data"))
             .env("KUBECONFIG", &kubeconfig)
+            .env("http_proxy", self.proxy.as_str())
             .env("NO_COLOR", "1");
         let log = self.log(name);
         let process = self.keeper.start(name, command, &log)?;
