@@ -26,7 +26,7 @@ say() { printf 'nodes: %s\n' "$*" >&2; }
 # Any fixed time will do; nothing in an image is newer than it.
 epoch=1790000000
 # What every boot needs; the loader adds root=PARTUUID=, drydock.slot= and systemd.hostname=.
-cmdline='console=ttyS0 ro rootfstype=squashfs panic=10 fsck.mode=skip net.ifnames=0 loglevel=4 mitigations=off apparmor=0 audit=0 systemd.show_status=1'
+cmdline='console=ttyS0 ro rootfstype=squashfs panic=10 fsck.mode=skip net.ifnames=0 loglevel=4 mitigations=off apparmor=0 selinux=0 audit=0 systemd.show_status=1'
 # In the order in which the initrd loads them.
 initrd_modules=(virtio_pci virtio_blk squashfs)
 
@@ -169,27 +169,31 @@ make_node() {
   ln -sf /usr/share/systemd/tmp.mount "$tree/etc/systemd/system/tmp.mount"
   ln -sf /usr/share/systemd/tmp.mount "$tree/etc/systemd/system/local-fs.target.wants/tmp.mount"
   ln -sf /usr/lib/systemd/system/multi-user.target "$tree/etc/systemd/system/default.target"
-  rm -rf "${tree:?}/var"/* "$tree/etc/os-release"
+  rm -rf "${tree:?}/var"/*
+  ln -sf /release/os-release "$tree/etc/os-release"
+  ln -sf /release/check-release "$tree/usr/lib/drydock/check-release"
 }
 
-# pack TREE NUMBER: as the release of that number.
-pack() {
-  local tree=$1 number=$2
-  printf 'ID=harbor-os\nNAME="Harbor OS"\nVERSION_ID=%s.0.0\nIMAGE_VERSION=%s.0.0\nPRETTY_NAME="Harbor OS %s.0.0"\n' \
-    "$number" "$number" "$number" >"$tree/etc/os-release"
-  say "packing root-$number.img"
-  rm -f "$work/root.img"
-  mksquashfs "$tree" "$work/root.img" -comp zstd -Xcompression-level 15 -noappend -no-progress -quiet -no-exports \
+# squash TREE IMAGE: the same bytes for the same files.
+squash() {
+  mksquashfs "$1" "$2" -comp zstd -Xcompression-level 9 -no-progress -quiet -no-exports \
     -mkfs-time "$epoch" -all-time "$epoch" >/dev/null
-  mv "$work/root.img" "$work/root-$number.img"
 }
 
-# fail_check TREE, break_containerd TREE: what is wrong with 3 and 5.
-fail_check() {
-  printf '#!/bin/sh\necho "release 3.0.0 cannot find its keel" >&2\nexit 1\n' >"$1/usr/lib/drydock/check-release"
-}
-break_containerd() {
-  printf "\n[plugins.'io.containerd.server.v1.grpc']\nmax_recv_message_size = 'plenty'\n" >>"$1/etc/containerd/config.toml"
+# release NUMBER BASE: lays what that release has of its own, /release, over what it shares with others. It
+# is appended, because to compress the whole for each of them takes longer than everything else here.
+release() {
+  local number=$1 own=$work/own/$1
+  mkdir -p "$own/release/containerd"
+  printf 'ID=harbor-os\nNAME="Harbor OS"\nVERSION_ID=%s.0.0\nIMAGE_VERSION=%s.0.0\nPRETTY_NAME="Harbor OS %s.0.0"\n' \
+    "$number" "$number" "$number" >"$own/release/os-release"
+  cp release/check-release "$own/release/"
+  case $number in
+    3) printf '#!/bin/sh\necho "release 3.0.0 cannot find its keel" >&2\nexit 1\n' >"$own/release/check-release" ;;
+    5) printf "[plugins.'io.containerd.server.v1.grpc']\nmax_recv_message_size = 'plenty'\n" >"$own/release/containerd/broken.toml" ;;
+  esac
+  cp "$2" "$work/root-$number.img"
+  squash "$own" "$work/root-$number.img"
 }
 
 # docker_archive TAR: a few images in the form that `docker save` had.
@@ -229,18 +233,13 @@ for number in 1 2; do
     cmp -s "$work/tree"/boot/vmlinuz-* "$work/kernel/vmlinuz" || die "the two trees have different kernels"
   fi
   make_node "$work/tree"
-  pack "$work/tree" "$number"
+  say "packing tree $number of 2"
+  squash "$work/tree" "$work/base-$number.img"
   cp "$trees/$number.packages" "$work/packages-$number.txt"
-  [ "$number" = 1 ] || break
   rm -rf "$work/tree"
 done
-pack "$work/tree" 4
-cp -p "$work/tree/usr/lib/drydock/check-release" "$work/check-release"
-fail_check "$work/tree"
-pack "$work/tree" 3
-cp -p "$work/check-release" "$work/tree/usr/lib/drydock/check-release"
-break_containerd "$work/tree"
-pack "$work/tree" 5
+release 1 "$work/base-1.img"
+for number in 2 3 4 5; do release "$number" "$work/base-2.img"; done
 say "$(wc -l <"$work/packages-2.txt") packages; $(diff "$work"/packages-{1,2}.txt | grep -c '^>' || true) are others in 2.0.0"
 mv "$work"/{kernel,kernel-hangs,root-{1,2,3,4,5}}.img "$work/containers.tar" "$work"/packages-{1,2}.txt "$out/"
-say "done: $(du -sm --apparent-size "$out/root-1.img" | cut -f1) MB root, $(stat -c %s "$out/kernel.img") bytes of kernel and initrd"
+say "done: roots of $(stat -c %s "$out/root-1.img") and $(stat -c %s "$out/root-2.img") bytes, kernel and initrd of $(stat -c %s "$out/kernel.img")"
