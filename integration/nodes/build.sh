@@ -198,7 +198,7 @@ release() {
 
 # docker_archive TAR: a few images in the form that `docker save` had.
 docker_archive() {
-  local folder=$work/containers layers=$work/layers idle name command layer manifest
+  local folder=$work/containers layers=$work/layers idle name command layer manifest small
   mkdir -p "$folder" "$layers"/{base/bin,updater/usr/bin}
   cp "$1/bin/busybox" "$layers/base/bin/busybox"
   for name in $("$1/bin/busybox" --list); do
@@ -209,16 +209,18 @@ docker_archive() {
   tar_of "$layers/updater" "$folder/updater.tar" .
   # The first process of a container sees only those signals that it handles.
   idle='["/bin/sh","-c","trap '"'exit 0'"' TERM INT; while :; do sleep 86400 & wait $!; done"]'
-  manifest=''
+  manifest='' small=''
   for name in pause busybox drydock; do
     layer=base.tar command=$idle
-    [ "$name" != drydock ] || { layer=updater.tar; command='["/usr/bin/drydock-updater"]'; }
+    [ "$name" != drydock ] || { small=$manifest layer=updater.tar; command='["/usr/bin/drydock-updater"]'; }
     printf '{"architecture":"amd64","os":"linux","created":"2026-01-01T00:00:00Z","config":{"%s":%s,"Env":["PATH=/bin:/usr/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
       "$([ "$name" = busybox ] && echo Cmd || echo Entrypoint)" "$command" "$(sha256sum "$folder/$layer" | cut -c1-64)" >"$folder/$name.json"
     manifest+="${manifest:+,}{\"Config\":\"$name.json\",\"RepoTags\":[\"drydock.test/$name:1\"],\"Layers\":[\"$layer\"]}"
   done
   echo "[$manifest]" >"$folder/manifest.json"
-  tar_of "$folder" "$work/containers.tar" manifest.json pause.json busybox.json drydock.json base.tar updater.tar
+  # Nothing that imports the archive looks at this; a node that wants the small images alone does.
+  echo "[$small]" >"$folder/small.json"
+  tar_of "$folder" "$work/containers.tar" manifest.json small.json pause.json busybox.json drydock.json base.tar updater.tar
 }
 
 install_tools

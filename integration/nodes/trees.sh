@@ -15,7 +15,7 @@ packages=(
 # Kernel modules that a guest of QEMU with pods and packet filters asks for, and what these need. Names
 # are of files, without .ko.
 modules=(
-  virtio_pci virtio_blk virtio_net virtio-rng virtio_console squashfs overlay bridge br_netfilter veth dummy
+  virtio_pci virtio_blk virtio_net virtio-rng virtio_console squashfs autofs4 overlay bridge br_netfilter veth
   'nf_*' 'nft_*' 'xt_*' 'x_tables' 'ip_tables' 'ip6_tables' 'iptable_*' 'ip6table_*' 'ipt_*' 'ip6t_*' nfnetlink
 )
 # Units that do nothing here but take their time, or would write to the root.
@@ -114,7 +114,7 @@ prune() {
   rm -rf usr/lib/apt usr/lib/dpkg usr/lib/x86_64-linux-gnu/{perl*,libperl*,gconv,libapt-*} usr/share/{perl*,doc,man,info,locale} \
     usr/share/{bug,lintian,zoneinfo,bash-completion,zsh,initramfs-tools,debconf,gcc,gdb,pixmaps,common-licenses} \
     usr/lib/udev/hwdb* etc/udev/hwdb* usr/lib/firmware usr/lib/systemd/catalog usr/lib/systemd/{portable,user} \
-    usr/lib/initramfs-tools usr/share/initramfs-tools etc/initramfs-tools etc/{apt,dpkg,perl,kernel,cron*,init.d,rc?.d} \
+    usr/lib/{initramfs-tools,klibc,klibc-*.so} etc/initramfs-tools etc/{apt,dpkg,perl,kernel,cron*,init.d,rc?.d} \
     usr/include usr/src usr/games usr/local/share etc/machine-id~ usr/sbin/{mkfs,fsck,mke2fs,e2fsck}.* \
     usr/lib/cni/{bandwidth,dhcp,firewall,host-device,ipvlan,macvlan,ptp,sbr,static,tuning,vlan,vrf}
   find usr/lib/udev/rules.d -type f ! -name '50-udev-default.rules' ! -name '60-block.rules' \
