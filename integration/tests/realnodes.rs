@@ -9,7 +9,7 @@ use drydock_integration::demo::PlainScreen;
 use drydock_integration::realstory::{tell, yard};
 
 /// Everything has a bound of its own; together they are far longer than this.
-const PATIENCE: Duration = Duration::from_secs(40 * 60);
+const PATIENCE: Duration = Duration::from_secs(45 * 60);
 
 /// Not kept by the test harness.
 fn say(text: &str) {

@@ -72,7 +72,7 @@ reasons! {
     VersionSkew => "The release's kubelet is newer than the API server, or more than three minor versions older. Upgrade the control plane, or set spec.allowVersionSkew.",
     WayBackUnreadable => "The release writes shared state that the running one could not read after going back. Release a step between, or set spec.allowStateLoss.",
     NodeDeleting => "The Node is being deleted.",
-    Held => "The last attempt ended without a reboot; the node is taken again after a pause that grows.",
+    Held => "The last attempt came to nothing, for the reason named; the node is taken again after a pause, which grows where it did not even reboot.",
     Budget => "As many nodes are unavailable as spec.strategy.maxUnavailable allows. See which are NotReady or cordoned.",
     Topology => "A node of another failure domain (spec.strategy.topologyKey) is unavailable.",
     ControlPlane => "Another control-plane node is unavailable; they go one at a time over all policies.",
@@ -115,7 +115,7 @@ reasons! {
     // How an attempt ended.
     Committed => "The node runs the release, marked good.",
     Failed => "The release failed on the node, and the node went back.",
-    Unconfirmed => "The node heard no word from the cluster in its trial and went back; it is tried once more.",
+    Unconfirmed => "A trial boot ended without an outcome (a power cut), or heard no word from the cluster in time; the node went back, and is tried once more.",
     Excused => "The node went back for a reason that was not its own (no API server, or no other Node Ready); it is tried again.",
     NotTried => "The attempt ended before any trial boot.",
     Canceled => "A person canceled the attempt.",

@@ -46,8 +46,8 @@ const MEMORY_MIB: u32 = 1024;
 const STATE_BYTES: u64 = 768 << 20;
 /// A system shows its first sign a few seconds after power on; three at once on two cores take longer.
 const SIGNS: Signs = Signs {
-    first: Duration::from_secs(120),
-    next: Duration::from_secs(60),
+    first: Duration::from_secs(75),
+    next: Duration::from_secs(45),
 };
 const RESOURCES: &str = "/apis/drydock.dev/v1alpha1";
 
@@ -263,7 +263,7 @@ impl Berths {
     pub async fn agents_as_pods(&self) -> anyhow::Result<()> {
         let script = "nsenter -t 1 -m -u -i -n -p -- sh -ec 'touch /var/etc/drydock/agent-is-a-pod; \
                       printf \"[kubernetes]\\nin_cluster = true\\n\" >/var/etc/drydock/updater.d/kubernetes.toml; \
-                      systemctl stop drydock-agent.service'";
+                      systemctl stop drydock-agent.service; systemctl restart image-import.service'";
         let pods = NODES.map(|node| {
             json!({"apiVersion": "v1", "kind": "Pod",
                 "metadata": {"name": format!("agent-to-pod-{node}"), "namespace": "kube-system"},
@@ -285,7 +285,8 @@ impl Berths {
             .chain(names.iter().map(String::as_str))
             .collect();
         self.kubectl(&words, String::new()).await?;
-        let words = ["--namespace=kube-system", "delete", "--wait=false"];
+        // One that is still there when its node drains has no controller, and no policy lets it go.
+        let words = ["--namespace=kube-system", "delete", "--timeout=60s"];
         let words: Vec<&str> = words
             .into_iter()
             .chain(names.iter().map(String::as_str))
