@@ -64,26 +64,8 @@ install_tools() {
   [ ${#missing[@]} = 0 ] || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 } </dev/null >&2
 
-# sources all|release: one line for each source of Debian's own that apt uses here.
-sources() {
-  local which=$1 origin release uri component
-  # shellcheck disable=SC2016 # these are apt's
-  apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI) $(COMPONENT)' 'Created-By: Packages' |
-    sort -u | while read -r origin release uri component; do
-      [ "$origin" = Debian ] || continue
-      case $release in
-        "$suite") ;;
-        "$suite"-updates | "$suite"-security) [ "$which" = all ] || continue ;;
-        *) continue ;;
-      esac
-      printf 'deb %s %s %s\n' "$uri" "$release" "$component"
-    done
-}
-
-# How apt reaches its mirrors from here: proxies, retries, what it checks.
-apt_options() {
-  apt-config dump | grep -E '^Acquire::(https?::(Proxy|Timeout|Pipeline-Depth)|Check-Date|Check-Valid-Until|Retries|Languages)' || true
-}
+# shellcheck source=integration/apt-sources.sh
+source integration/apt-sources.sh
 
 # bootstrap before|after TAR
 bootstrap() {

@@ -77,7 +77,7 @@ trees() {
   local cache=${XDG_CACHE_HOME:-$HOME/.cache}/drydock/nodes suite hash folder half
   # shellcheck source=/dev/null
   suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")
-  hash=$({ echo "$suite"; cat trees.sh; } | sha256sum | cut -c1-16)
+  hash=$({ echo "$suite"; cat trees.sh ../apt-sources.sh; } | sha256sum | cut -c1-16)
   folder=$cache/$hash
   mkdir -p "$cache"
   exec 9>"$cache/lock"
