@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Settings, SystemClock};
 
+const SHORTEST_RETRY_PAUSE: Duration = Duration::from_secs(10);
+
 /// How one replica is run.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,6 +41,10 @@ pub struct Args {
     /// A plan is made at least this often.
     #[arg(long, default_value = "30s")]
     poll_ceiling: SpanText,
+    /// Pause before a node is taken again whose attempt came to nothing; where it did not even reboot, each
+    /// further one is twice as long.
+    #[arg(long, default_value = "5m")]
+    retry_pause: SpanText,
     /// What is logged, as in `RUST_LOG`.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log: String,
@@ -114,11 +120,18 @@ fn settings(args: Args) -> anyhow::Result<Settings> {
         args.renew_deadline,
         args.lease_duration
     );
+    let retry_pause: Duration = args.retry_pause.into();
+    anyhow::ensure!(
+        retry_pause >= SHORTEST_RETRY_PAUSE,
+        "--retry-pause {}: make it 10s at least, or a node that cannot go is drained again and again",
+        args.retry_pause
+    );
     let mut settings = Settings::new(&args.name, &args.namespace, args.data_dir);
     settings.lease.duration = duration;
     settings.lease.renew_deadline = deadline;
     settings.lease.retry = args.retry_period.into();
     settings.poll_ceiling = args.poll_ceiling.into();
+    settings.timings.pause_base = retry_pause;
     settings.node = args.node;
     settings.listen = listen;
     Ok(settings)

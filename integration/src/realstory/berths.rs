@@ -46,7 +46,7 @@ const MEMORY_MIB: u32 = 1024;
 const STATE_BYTES: u64 = 768 << 20;
 /// A system shows its first sign a few seconds after power on; three at once on two cores take longer.
 const SIGNS: Signs = Signs {
-    first: Duration::from_secs(75),
+    first: Duration::from_secs(60),
     next: Duration::from_secs(45),
 };
 const RESOURCES: &str = "/apis/drydock.dev/v1alpha1";

@@ -16,6 +16,9 @@ use crate::realcluster::{ControlPlane, Identity, Memory};
 /// The name of the Lease, and of the ServiceAccount.
 pub const COORDINATOR: &str = "drydock-coordinator";
 
+/// The usual five minutes would be a fifth of the story.
+const RETRY_PAUSE: &str = "1m";
+
 /// Those that run.
 pub struct Replicas {
     program: PathBuf,
@@ -57,6 +60,7 @@ impl Replicas {
         let mut command = Command::new(&self.program);
         command
             .args(["run", "--listen", "none", "--poll-ceiling", "5s", "--name", name])
+            .args(["--retry-pause", RETRY_PAUSE])
             .arg("--data-dir")
             .arg(folder.join("data"))
             .env("KUBECONFIG", &kubeconfig)

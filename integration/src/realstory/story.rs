@@ -31,7 +31,7 @@ const ROLLOUT: Duration = Duration::from_secs(1500);
 /// What a bad release may take from its publication until the node that tried it is back.
 const BAD: Duration = Duration::from_secs(900);
 /// Time for whoever would make a mistake after a halt.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(5);
 /// What the guard says when it has written down that a trial boot has begun.
 const GUARD_HAS_STARTED: &str = "attempt: Checking";
 /// What it says when its checks have passed and only the cluster's word is missing.
