@@ -54,15 +54,6 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-install_tools() {
-  local missing=() pair
-  for pair in mmdebstrap:mmdebstrap mksquashfs:squashfs-tools mke2fs:e2fsprogs debugfs:e2fsprogs \
-    losetup:mount addpart:util-linux time:time; do
-    type -P "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
-  done
-  apt-get update -qq
-  [ ${#missing[@]} = 0 ] || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
-} </dev/null >&2
 
 # shellcheck source=integration/apt-sources.sh
 source integration/apt-sources.sh
@@ -170,7 +161,9 @@ make_images() {
 }
 
 if [ ! -e "$out/before.packages" ] || [ ! -e "$out/after.packages" ]; then
-  install_tools
+  install_tools mmdebstrap:mmdebstrap mksquashfs:squashfs-tools mke2fs:e2fsprogs debugfs:e2fsprogs \
+    losetup:mount addpart:util-linux time:time
+  fresh_lists
   make_images
 fi
 say "$(wc -l <"$out/after.packages") packages; $(diff "$out/before.packages" "$out/after.packages" | grep -c '^>' || true) are others in the second image"

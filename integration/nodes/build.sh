@@ -61,16 +61,8 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-install_tools() {
-  local missing=() pair
-  for pair in mmdebstrap:mmdebstrap mksquashfs:squashfs-tools modprobe:kmod cpio:cpio zstd:zstd; do
-    type -P "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
-  done
-  [ ${#missing[@]} = 0 ] && return
-  say "installing ${missing[*]}"
-  timeout 300 apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y -qq --no-install-recommends "${missing[@]}"
-} </dev/null >&2
+# shellcheck source=integration/apt-sources.sh
+source ../apt-sources.sh
 
 # The folder of the trees, made if it is not there; whoever else makes it is waited for.
 trees() {
@@ -223,7 +215,7 @@ docker_archive() {
   tar_of "$folder" "$work/containers.tar" manifest.json small.json pause.json busybox.json drydock.json base.tar updater.tar
 }
 
-install_tools
+install_tools mmdebstrap:mmdebstrap mksquashfs:squashfs-tools modprobe:kmod cpio:cpio zstd:zstd
 trees=$(trees)
 for number in 1 2; do
   mkdir "$work/tree"

@@ -111,6 +111,7 @@ prune() {
   for unit in "${masked[@]}"; do ln -sf /dev/null "etc/systemd/system/$unit"; done
 }
 
+fresh_lists
 for number in 1 2; do
   say "installing ${#packages[@]} packages and what they need, tree $number of 2"
   mkdir "$work/tree"

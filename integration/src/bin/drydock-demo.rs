@@ -1,7 +1,7 @@
 //! `cargo demo`: see `drydock_integration::demo`. Exit code 0 only if every check held.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -69,14 +69,10 @@ const REAL_MIB: u64 = 8 << 10;
 
 fn tell_on_real_nodes(options: &DemoOptions, folder: tempfile::TempDir) -> anyhow::Result<Verdict> {
     check_free(folder.path(), REAL_MIB << 20)?;
-    let mut screen = screen(options);
-    let Some(yard) = realstory::yard(folder.path(), &mut |line| screen.say(line))? else {
-        anyhow::bail!("this machine lacks what real nodes take; it is named above");
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let told = runtime.block_on(async {
         let (story, report) = tokio::select! {
-            told = realstory::tell(yard, screen.as_mut()) => told?,
+            told = real_story(screen(options), folder.path().to_owned()) => told?,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by Ctrl-C"),
         };
         println!("\n{}", report.text());
@@ -96,6 +92,19 @@ fn tell_on_real_nodes(options: &DemoOptions, folder: tempfile::TempDir) -> anyho
     runtime.shutdown_timeout(Duration::from_secs(2));
     folder.close().context("removing the temporary folder")?;
     told
+}
+
+async fn real_story(
+    mut screen: Box<dyn Screen>,
+    folder: PathBuf,
+) -> anyhow::Result<(realstory::Story, realstory::Report)> {
+    let made = tokio::task::spawn_blocking(move || {
+        let yard = realstory::yard(&folder, &mut |line| screen.say(line));
+        (yard, screen)
+    });
+    let (yard, mut screen) = made.await?;
+    let yard = yard?.context("this machine lacks what real nodes take; it is named above")?;
+    realstory::tell(yard, screen.as_mut()).await
 }
 
 fn screen(options: &DemoOptions) -> Box<dyn Screen> {

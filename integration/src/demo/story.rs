@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::insight::Insight;
 use super::screen::Screen;
-use super::view::{Snapshot, bytes, short};
+use super::view::{NodeRow, Snapshot, bytes, short};
 use crate::cluster::{Built, ClusterPlan, OpenWindow, PolicyPace, ReleaseImages, ReplicaPace, SimCluster};
 use crate::firmware::LoaderKind;
 use crate::image::{HostFiles, Marker, PackSpec, pack};
@@ -196,19 +196,14 @@ impl Story {
         story.cluster.apply_workloads()?;
         story
             .until(screen, "every node to be Ready and all pods to run", |now| {
-                let up = now.nodes.iter().all(|node| node.ready);
-                up && !now.apps.is_empty()
-                    && now
-                        .apps
-                        .iter()
-                        .all(|app| app.wanted > 0 && app.ready == app.wanted)
+                now.nodes.iter().all(|node| node.ready) && now.all_pods_ready()
             })
             .await?;
         story.cluster.apply_policy()?;
         let digest = story.cluster.first.digest.clone();
         story
             .until(screen, "every agent to report the first release", |now| {
-                now.nodes.iter().all(|node| runs(node, &digest)) && now.leader.is_some()
+                now.nodes.iter().all(|node| node.runs(&digest)) && now.leader.is_some()
             })
             .await?;
         screen.say(&format!(
@@ -233,15 +228,15 @@ impl Story {
         let digest = built.digest.clone();
         let drained = self
             .until(screen, "pods to leave a node", |now| {
-                now.nodes.iter().any(draining) || now.nodes.iter().all(|node| runs(node, &digest))
+                now.nodes.iter().any(NodeRow::drains) || now.nodes.iter().all(|node| node.runs(&digest))
             })
             .await?;
-        if drained.nodes.iter().any(draining) {
+        if drained.nodes.iter().any(NodeRow::drains) {
             self.kill_leader(screen).await?;
         }
         let digest = built.digest;
         self.until(screen, "every node to run the second release", |now| {
-            now.nodes.iter().all(|node| runs(node, &digest) && at_rest(node))
+            now.nodes.iter().all(|node| node.runs(&digest) && node.at_rest())
         })
         .await?;
         let (reused, fetched) = self.bytes();
@@ -298,7 +293,7 @@ impl Story {
         self.until(screen, "the node to be back, uncordoned, and known", |now| {
             now.nodes.iter().all(|node| {
                 let running = node.status.running.as_ref();
-                at_rest(node) && running.is_some_and(|running| before.contains(running))
+                node.at_rest() && running.is_some_and(|running| before.contains(running))
             })
         })
         .await?;
@@ -417,18 +412,6 @@ impl Story {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-fn runs(node: &super::view::NodeRow, digest: &str) -> bool {
-    node.ready && node.status.running.as_deref() == Some(digest) && node.status.running_good == Some(true)
-}
-
-fn at_rest(node: &super::view::NodeRow) -> bool {
-    node.ready && !node.cordoned && !node.docked && !node.soaking
-}
-
-fn draining(node: &super::view::NodeRow) -> bool {
-    node.cordoned && node.docked && node.leaving > 0
 }
 
 /// A cluster whose lengths of time are short enough to be watched.

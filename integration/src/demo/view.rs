@@ -91,6 +91,26 @@ pub struct NodeRow {
     pub leaving: usize,
 }
 
+impl NodeRow {
+    /// It runs this release, marked good.
+    #[must_use]
+    pub fn runs(&self, digest: &str) -> bool {
+        self.ready && self.status.running.as_deref() == Some(digest) && self.status.running_good == Some(true)
+    }
+
+    /// It is nobody's business now.
+    #[must_use]
+    pub fn at_rest(&self) -> bool {
+        self.ready && !self.cordoned && !self.docked && !self.soaking
+    }
+
+    /// Pods are on their way out of it.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        self.cordoned && self.docked && self.leaving > 0
+    }
+}
+
 /// One app.
 #[derive(Debug, Clone, Default)]
 pub struct AppRow {
@@ -109,6 +129,13 @@ impl Snapshot {
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&NodeRow> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// Every pod of every app is ready, and there are apps.
+    #[must_use]
+    pub fn all_pods_ready(&self) -> bool {
+        let is_whole = |app: &AppRow| app.wanted > 0 && app.ready == app.wanted;
+        !self.apps.is_empty() && self.apps.iter().all(is_whole)
     }
 
     /// The same, with the particulars of each reason that the planner knows.

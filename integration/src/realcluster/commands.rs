@@ -15,7 +15,7 @@ use super::identity::{Credential, kubeconfig};
 use super::ports::Port;
 
 /// What a QEMU guest with user networking calls the host's loopback: nodes in VMs meet the server there.
-const QEMU_HOST: &str = "10.0.2.2";
+pub const QEMU_HOST: &str = "10.0.2.2";
 /// The first address of the services' range is the API server's own service.
 const SERVICES: &str = "10.96.0.0/16";
 const API_SERVICE: &str = "10.96.0.1";

@@ -26,20 +26,23 @@ pub mod programs;
 mod commands;
 mod folder;
 mod ports;
-mod say;
+pub(crate) mod say;
 mod start;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::io::AsyncWriteExt as _;
 
 pub use self::audit::{AuditEntry, AuditLog, AuditMark};
 pub use self::binaries::Binaries;
+pub use self::commands::QEMU_HOST;
 pub use self::identity::{BoundPod, Identity};
 pub use self::process::Memory;
 
@@ -151,6 +154,32 @@ impl ControlPlane {
     #[must_use]
     pub fn kubectl(&self) -> &Path {
         &self.options.binaries.kubectl
+    }
+
+    /// Runs it as somebody who may do everything, with this on its standard input, and waits for its end.
+    ///
+    /// # Errors
+    /// When it cannot be started; how it ended is in the output.
+    pub async fn run_kubectl(&self, words: &[&str], input: &str) -> anyhow::Result<Output> {
+        let kubeconfig = self.folder().join("kubectl.kubeconfig");
+        tokio::fs::write(&kubeconfig, self.kubeconfig(&Identity::Admin).await?)
+            .await
+            .with_context(|| format!("write {}", kubeconfig.display()))?;
+        let mut child = tokio::process::Command::new(self.kubectl())
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("start kubectl")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One who refuses his arguments reads nothing.
+            let _unread = stdin.write_all(input.as_bytes()).await;
+        }
+        child.wait_with_output().await.context("wait for kubectl")
     }
 
     /// The folder with data, certificates and `logs/`; it goes when this goes.

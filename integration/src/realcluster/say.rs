@@ -6,5 +6,5 @@ use std::io::Write as _;
 /// write until a test has failed.
 pub fn say(line: &str) {
     // A closed standard error is nobody who waits.
-    let _ = writeln!(std::io::stderr().lock(), "control plane: {line}");
+    let _ = writeln!(std::io::stderr().lock(), "real cluster: {line}");
 }

@@ -12,18 +12,7 @@ use url::Url;
 use crate::cluster::REPOSITORY;
 use crate::firmware::{Gpt, LoaderKind};
 use crate::node::{FirstImages, Install, OtherKernels, install};
-
-/// The loopback interface of this machine, as a guest of QEMU's user network reaches it.
-pub const HOST: &str = "10.0.2.2";
-
-/// What runs a node's agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AgentsRun {
-    /// The unit of its image, with the kubelet's credential.
-    AsUnits,
-    /// A pod of the DaemonSet, with the pod's token.
-    AsPods,
-}
+use crate::realcluster::QEMU_HOST;
 
 /// A disk to make.
 #[derive(Debug, Clone)]
@@ -50,8 +39,6 @@ pub struct DiskPlan {
     pub api_port: u16,
     /// The containers that a node finds in its store, since there is no registry.
     pub containers: PathBuf,
-    /// What runs its agent.
-    pub agents: AgentsRun,
 }
 
 /// Makes the disk. Blocks.
@@ -88,22 +75,19 @@ fn fill(plan: &DiskPlan, tree: &Path) -> anyhow::Result<()> {
         fs::write(&path, content).with_context(|| format!("write {}", path.display()))
     };
     let here = format!("https://127.0.0.1:{}", plan.api_port);
-    let there = format!("https://{HOST}:{}", plan.api_port);
+    let there = format!("https://{QEMU_HOST}:{}", plan.api_port);
     put("lib/kubelet/kubeconfig", &plan.kubeconfig.replace(&here, &there))?;
     put("etc/kubernetes/ca.pem", &plan.ca_pem)?;
     put(
         "etc/kubernetes/api-server",
-        &format!("{HOST}:{}\n", plan.api_port),
+        &format!("{QEMU_HOST}:{}\n", plan.api_port),
     )?;
     put(
         "etc/drydock/root.json",
         &fs::read_to_string(&plan.root).context("the first root of trust")?,
     )?;
     put("etc/drydock/updater.toml", &configuration(plan))?;
-    put(KUBERNETES, agents_table(plan.agents))?;
-    if plan.agents == AgentsRun::AsPods {
-        put("etc/drydock/agent-is-a-pod", "")?;
-    }
+    put("etc/drydock/updater.d/kubernetes.toml", AS_A_UNIT)?;
     let (from, to) = (plan.folder.join("state"), tree.join("lib/drydock"));
     fs::create_dir_all(&to)?;
     for entry in fs::read_dir(&from)? {
@@ -119,15 +103,8 @@ fn fill(plan: &DiskPlan, tree: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The part of the node's configuration that says how its agent reaches the cluster.
-const KUBERNETES: &str = "etc/drydock/updater.d/kubernetes.toml";
-
-fn agents_table(agents: AgentsRun) -> &'static str {
-    match agents {
-        AgentsRun::AsUnits => "[kubernetes]\nkubeconfig = \"/var/lib/kubelet/kubeconfig\"\n",
-        AgentsRun::AsPods => "[kubernetes]\nin_cluster = true\n",
-    }
-}
+/// How its agent reaches the cluster: as a unit of its image, by the kubelet's credential.
+const AS_A_UNIT: &str = "[kubernetes]\nkubeconfig = \"/var/lib/kubelet/kubeconfig\"\n";
 
 fn configuration(plan: &DiskPlan) -> String {
     let DiskPlan { name, repository, .. } = plan;

@@ -13,7 +13,7 @@ mod loader;
 mod machine;
 mod programs;
 
-pub use disk::{AgentsRun, DiskPlan, HOST, make};
+pub use disk::{DiskPlan, make};
 pub use images::{IMAGES, NodeImages};
 pub use loader::{Loaded, load};
 pub use machine::{Boot, End, Machine, MachineSpec, Signs};

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 
 use crate::realcluster::build;
 use crate::realcluster::programs::GoPrograms;
+use crate::realcluster::say::say;
 
 /// Statically linked, so that one binary runs in any image, whatever its C library.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -74,10 +75,10 @@ fn own_programs() -> anyhow::Result<PathBuf> {
         .parent()
         .context("the workspace's folder")?;
     let target = root.join("target").join("node");
-    eprintln!(
+    say(&format!(
         "building {} as they are shipped: release, static",
         PACKAGES.join(" and ")
-    );
+    ));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command

@@ -2,30 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use drydock_api::DrainMode;
-use drydock_coordinator::install::{Agents, Installation};
+use drydock_coordinator::install::{Agents, COORDINATOR, Installation};
 use jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 use url::Url;
 
-use super::replicas::{COORDINATOR, Replicas};
+use super::replicas::Replicas;
 use crate::cluster::{
     Built, FileServer, OpenWindow, POLICY, PolicyPace, ReleaseImages, SHOP, SYSTEM, Workshop, policy,
     repository,
 };
 use crate::demo::{Objects, Snapshot};
 use crate::node::{Behaviour, Catalog, FirstImages};
-use crate::realcluster::{Binaries, ControlPlane, Identity, Options, build};
-use crate::realnode::{
-    AgentsRun, DiskPlan, HOST, IMAGES, Machine, MachineSpec, NodeImages, NodePrograms, Signs, make,
-};
+use crate::realcluster::{Binaries, ControlPlane, Identity, Options, QEMU_HOST, build};
+use crate::realnode::{DiskPlan, IMAGES, Machine, MachineSpec, NodeImages, NodePrograms, Signs, make};
 
 /// The nodes.
 pub const NODES: [&str; 3] = ["pier-1", "pier-2", "pier-3"];
@@ -102,7 +98,7 @@ impl Berths {
             files.url(),
         )?;
         let mut url = files.url().clone();
-        url.set_host(Some(HOST))
+        url.set_host(Some(QEMU_HOST))
             .context("the repository as a guest sees it")?;
         let mut berths = Self {
             machines: Vec::new(),
@@ -159,7 +155,6 @@ impl Berths {
             ca_pem: self.plane.ca_pem(),
             api_port: self.plane.port(),
             containers: images.containers.clone(),
-            agents: AgentsRun::AsUnits,
         };
         let folder = plan.folder.join("machine");
         let disk = tokio::task::spawn_blocking(move || make(&plan)).await??;
@@ -324,22 +319,7 @@ impl Berths {
     }
 
     async fn kubectl(&self, words: &[&str], input: String) -> anyhow::Result<()> {
-        let kubeconfig = self.kubeconfig().await?;
-        let mut child = tokio::process::Command::new(self.plane.kubectl())
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .args(words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("start kubectl")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // One who refuses his arguments reads nothing.
-            let _unread = stdin.write_all(input.as_bytes()).await;
-        }
-        let output = child.wait_with_output().await?;
+        let output = self.plane.run_kubectl(words, &input).await?;
         anyhow::ensure!(
             output.status.success(),
             "kubectl {} ended with {}:\n{}{}",

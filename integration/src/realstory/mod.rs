@@ -1,6 +1,7 @@
 //! The whole story on a real Kubernetes with real nodes: `cargo demo --real`, and a test. What is told, and
 //! what is seen at its end, is in `docs/real-nodes.md`.
 
+mod accidents;
 mod berths;
 mod diary;
 mod pods;
@@ -31,8 +32,10 @@ pub fn yard(folder: &Path, say: &mut dyn FnMut(&str)) -> anyhow::Result<Option<Y
             std::env::var("CI").as_deref() != Ok("true"),
             "no real nodes here: {lack}; in CI nothing is skipped"
         );
-        eprintln!("################ SKIPPED: no real nodes here ################");
-        eprintln!("{lack}. Nothing was tested on real nodes (see docs/real-nodes.md).");
+        say("################ SKIPPED: no real nodes here ################");
+        say(&format!(
+            "{lack}. Nothing was tested on real nodes (see docs/real-nodes.md)."
+        ));
         return Ok(None);
     }
     let Some(binaries) = Binaries::find()? else {

@@ -6,15 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
+use drydock_coordinator::install::COORDINATOR;
 
 use url::Url;
 
 use crate::cluster::SYSTEM;
 use crate::realcluster::process::{Keeper, Process, tail};
 use crate::realcluster::{ControlPlane, Identity, Memory};
-
-/// The name of the Lease, and of the ServiceAccount.
-pub const COORDINATOR: &str = "drydock-coordinator";
 
 /// The usual five minutes would be a fifth of the story.
 const RETRY_PAUSE: &str = "1m";

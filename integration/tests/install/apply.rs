@@ -170,20 +170,19 @@ pub async fn left(cluster: &ControlPlane) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// What an uninstall that keeps what is held leaves.
+pub fn only_resources(left: &[String]) {
+    let is_resource = |name: &String| name.contains("customresourcedefinition");
+    assert!(left.len() == 4 && left.iter().all(is_resource), "{left:#?}");
+}
+
 /// First all but the resources: what they hold is kept. Then all: nothing is left.
 pub async fn uninstall(cluster: Arc<ControlPlane>) {
     upgrades(&cluster, &["hull"]).await;
     let all = ["delete", "--ignore-not-found", "--timeout=120s", "-f", "-"];
     let text = manifests(&cluster, &["--agents", "daemon-set", "--part", "rest"]).await;
     clean(&kubectl(&cluster, &all, text).await);
-    let left_over = left(&cluster).await;
-    assert!(
-        left_over.len() == 4
-            && left_over
-                .iter()
-                .all(|name| name.contains("customresourcedefinition")),
-        "{left_over:#?}"
-    );
+    only_resources(&left(&cluster).await);
     let admin = admin(&cluster).await;
     get(&admin, &format!("{DRYDOCK}/nodeupgrades/hull")).await.clean();
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use tempfile::TempDir;
 
-use crate::apply::{in_force, left};
+use crate::apply::{in_force, left, only_resources};
 use crate::requests::{ask, get, until};
 use crate::tools::{AGENT, AGENTS, DRYDOCK, NODES, SOON, SYSTEM, admin, clean, kubectl, upgrades};
 
@@ -90,14 +90,7 @@ pub async fn life(cluster: Arc<ControlPlane>) {
     }
 
     helm(&["uninstall", "drydock", "--wait"]).await;
-    let left_over = until_left(&cluster).await;
-    assert!(
-        left_over.len() == 4
-            && left_over
-                .iter()
-                .all(|name| name.contains("customresourcedefinition")),
-        "{left_over:#?}"
-    );
+    only_resources(&until_left(&cluster).await);
     get(&admin, &format!("{DRYDOCK}/nodeupgrades/hull")).await.clean();
     // What was kept belongs to the next installation of that name.
     helm(&["install", "drydock", &at, "--set", "agents.run=unit"]).await;

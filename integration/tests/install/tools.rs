@@ -1,7 +1,6 @@
 //! `kubectl` of the control plane, `kubectl drydock`, and requests whose refusal is looked for.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -24,25 +23,7 @@ pub const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcde
 
 /// kubectl, as the admin, with this on its standard input.
 pub async fn kubectl(cluster: &ControlPlane, words: &[&str], input: String) -> Output {
-    let kubeconfig = cluster.folder().join("install.kubeconfig");
-    std::fs::write(&kubeconfig, cluster.kubeconfig(&Identity::Admin).await.unwrap()).unwrap();
-    let program = cluster.kubectl().to_owned();
-    let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-    let running = tokio::task::spawn_blocking(move || {
-        let mut child = Command::new(program)
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .args(words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // One who refuses his arguments reads nothing.
-        let _unread = child.stdin.take().unwrap().write_all(input.as_bytes());
-        child.wait_with_output().unwrap()
-    });
-    running.await.unwrap()
+    cluster.run_kubectl(words, &input).await.unwrap()
 }
 
 /// The lines of a kubectl that succeeded and said nothing on standard error: no warning.
