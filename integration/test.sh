@@ -70,7 +70,11 @@ else
 fi
 
 stage lints cargo clippy --workspace --all-targets --locked -- -D warnings
-stage tests cargo test --workspace --locked --no-fail-fast
+# An hour's output is long: what failed in it is said again at the end.
+test_log=$(mktemp)
+trap 'rm -f "$test_log"' EXIT
+all_tests() { cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$test_log"; }
+stage tests all_tests
 stage "the demo" cargo demo --plain
 
 say "what ran"
@@ -78,4 +82,9 @@ printf '  ok       %s\n' "${ran[@]}"
 [ ${#skipped[@]} = 0 ] || printf '  skipped  %s\n' "${skipped[@]}"
 [ ${#failed[@]} = 0 ] || printf '  FAILED   %s\n' "${failed[@]}"
 printf '%d passed, %d failed, %d skipped\n' "${#ran[@]}" "${#failed[@]}" "${#skipped[@]}"
+if grep -q '^test .* FAILED$' "$test_log"; then
+  say "tests that failed"
+  grep -E -A 6 '^test .* FAILED$|^thread .* panicked at ' "$test_log" | grep -vE '^(test .* ok|note: .*|)$' | tail -n 60
+  grep -E '^test .* FAILED$' "$test_log"
+fi
 [ ${#failed[@]} = 0 ]

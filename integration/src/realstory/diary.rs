@@ -46,26 +46,19 @@ impl Diary {
             if node.phase.is_empty() {
                 continue;
             }
-            let before = self
-                .now
-                .get(&node.name)
-                .filter(|(phase, _)| *phase != node.phase)
-                .cloned();
-            if let Some((phase, since)) = before {
+            if let Some((phase, _)) = self.now.get(&node.name)
+                && *phase == node.phase
+            {
+                continue;
+            }
+            let entered = (node.phase.clone(), Instant::now());
+            if let Some((phase, since)) = self.now.insert(node.name.clone(), entered) {
                 self.stays.push(Stay {
                     act: act.clone(),
                     node: node.name.clone(),
                     phase,
                     took: since.elapsed(),
                 });
-            }
-            let is_new = self
-                .now
-                .get(&node.name)
-                .is_none_or(|(phase, _)| *phase != node.phase);
-            if is_new {
-                self.now
-                    .insert(node.name.clone(), (node.phase.clone(), Instant::now()));
             }
         }
     }
