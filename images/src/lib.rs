@@ -22,6 +22,7 @@ mod release;
 mod repository;
 mod trust;
 pub mod verify;
+pub mod verity;
 mod version;
 
 pub use channel::{Advisory, Channel, ChannelRelease, Severity, Vulnerability, Withdrawal, WithdrawnMark};

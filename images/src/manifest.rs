@@ -200,6 +200,12 @@ impl SharedState {
 pub struct VerityRoot(String);
 
 impl VerityRoot {
+    /// The root hash of these bytes, a digest of 16 to 64.
+    pub(crate) fn of_digest(digest: &[u8]) -> Self {
+        debug_assert!((16..=64).contains(&digest.len()));
+        Self(hex::encode(digest))
+    }
+
     /// The hex digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -220,6 +226,12 @@ impl FromStr for VerityRoot {
             let message = "a verity root hash is 32 to 128 lower-case hex digits, an even number of them";
             Err(ManifestError::Rule(message.to_owned()))
         }
+    }
+}
+
+impl fmt::Display for VerityRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
