@@ -8,3 +8,4 @@ mod refusals;
 mod round_trip;
 mod support;
 mod trust_store;
+mod verity_refusals;

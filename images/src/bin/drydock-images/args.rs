@@ -1,5 +1,7 @@
 //! What can be written on the command line.
 
+mod verity;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,9 +9,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use drydock_images::build::DEFAULT_LEVEL;
 use drydock_images::publish::{Lifetimes, Signing};
-use drydock_images::{Arch, ArtifactName, Board, ChannelName, Digest, ReleaseName, VerityRoot, Version};
+use drydock_images::{Arch, ArtifactName, Board, ChannelName, Digest, ReleaseName, Version};
 use drydock_images::{Severity, StateFormat, Vulnerability};
 use jiff::Timestamp;
+
+pub use verity::{RootArgs, VerityArgs};
 
 /// Turn partition images into signed releases, and verify them to the last byte.
 #[derive(Debug, Parser)]
@@ -28,6 +32,8 @@ pub enum Command {
     Keygen(KeygenArgs),
     /// Make the next root: other keys, another threshold, or only more time.
     RotateRoot(RotateArgs),
+    /// Make the dm-verity hash tree of an image, and print its root hash.
+    Verity(VerityArgs),
     /// Make a release from partition images.
     Build(BuildArgs),
     /// Sign a release into a repository, a folder that any static web server can serve.
@@ -164,9 +170,8 @@ pub struct BuildArgs {
     /// A partition image or block device; may be given again.
     #[arg(long, required = true, value_name = "NAME=PATH")]
     pub artifact: Vec<NamedPath>,
-    /// The dm-verity root hash of an artifact; may be given again.
-    #[arg(long, value_name = "NAME=HEX")]
-    pub verity_root: Vec<NamedRoot>,
+    #[command(flatten)]
+    pub roots: RootArgs,
     /// The zstd level, 1 to 19; readers do not care which.
     #[arg(long, default_value_t = DEFAULT_LEVEL)]
     pub level: i32,
@@ -288,25 +293,6 @@ impl FromStr for NamedPath {
         Ok(Self {
             name: parse(name)?,
             path: path.into(),
-        })
-    }
-}
-
-/// `NAME=HEX`.
-#[derive(Debug, Clone)]
-pub struct NamedRoot {
-    pub name: ArtifactName,
-    pub root: VerityRoot,
-}
-
-impl FromStr for NamedRoot {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, root) = text.split_once('=').ok_or("write NAME=HEX")?;
-        Ok(Self {
-            name: parse(name)?,
-            root: parse(root)?,
         })
     }
 }

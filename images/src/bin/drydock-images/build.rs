@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::args::BuildArgs;
 use crate::show::{Show, bytes};
+use crate::verity::{prove, proven_text};
 
 pub async fn build(args: BuildArgs, show: &Show) -> anyhow::Result<()> {
     let artifacts = sources(&args)?;
@@ -19,6 +20,7 @@ pub async fn build(args: BuildArgs, show: &Show) -> anyhow::Result<()> {
             .with_context(|| format!("cannot open the image {}", source.path.display()))?;
         total += file.seek(SeekFrom::End(0)).unwrap_or(0);
     }
+    let proven = prove(&args.roots, &artifacts, show).await?;
     let (progress, bar) = show.bar(total, "packing");
     let request = BuildRequest {
         carries: carries(&args)?,
@@ -37,7 +39,7 @@ pub async fn build(args: BuildArgs, show: &Show) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let built = built?;
     let stats = built.stats;
-    let text = format!(
+    let mut text = format!(
         "Release {}\nFolder  {}\nImages  {} ({} of it zeros, not stored)\nStored  {} in {} chunks ({} listed)",
         built.digest,
         built.path.display(),
@@ -47,13 +49,17 @@ pub async fn build(args: BuildArgs, show: &Show) -> anyhow::Result<()> {
         stats.stored_chunks,
         stats.chunks,
     );
-    let value =
-        json!({ "digest": built.digest, "path": built.path, "manifest": *built.manifest, "stats": stats });
+    text += &proven_text(&proven);
+    let value = json!({
+        "digest": built.digest, "path": built.path, "manifest": *built.manifest, "stats": stats,
+        "verity": proven,
+    });
     show.result(&value, &text)
 }
 
 fn sources(args: &BuildArgs) -> anyhow::Result<Vec<ArtifactSource>> {
     if let Some(unknown) = args
+        .roots
         .verity_root
         .iter()
         .find(|root| args.artifact.iter().all(|artifact| artifact.name != root.name))
@@ -64,6 +70,7 @@ fn sources(args: &BuildArgs) -> anyhow::Result<Vec<ArtifactSource>> {
         name: named.name.clone(),
         path: named.path.clone(),
         verity_root: args
+            .roots
             .verity_root
             .iter()
             .find(|root| root.name == named.name)

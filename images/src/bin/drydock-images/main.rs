@@ -8,6 +8,7 @@ mod keygen;
 mod publish;
 mod show;
 mod verify;
+mod verity;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ async fn main() -> ExitCode {
     let done = match cli.command {
         Command::Keygen(args) => keygen::keygen(args, &show).await,
         Command::RotateRoot(args) => keygen::rotate_root(args, &show).await,
+        Command::Verity(args) => verity::verity(args, &show).await,
         Command::Build(args) => build::build(args, &show).await,
         Command::Publish(args) => publish::publish(args, &show).await,
         Command::Promote(args) => publish::promote(args, &show).await,

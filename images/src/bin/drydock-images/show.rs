@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::Context;
-use drydock_images::{Progress, ReleaseError, TrustError, verify::VerifyError};
+use drydock_images::{Progress, ReleaseError, TrustError, verify::VerifyError, verity::VerityError};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -71,6 +71,9 @@ fn code(error: &anyhow::Error) -> Option<&'static str> {
         Some(VerifyError::Trust(trust)) => return Some(trust.code()),
         Some(VerifyError::Image { .. }) => return Some("ImageDiffers"),
         None => {}
+    }
+    if let Some(verity) = error.downcast_ref::<VerityError>() {
+        return verity.code();
     }
     match error.downcast_ref::<ReleaseError>()? {
         ReleaseError::Busy { .. } => Some("Busy"),
