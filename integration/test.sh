@@ -47,6 +47,9 @@ need cc gcc "the build (aws-lc and zstd are C)"
 # Go is often where no login shell of root's looks.
 command -v go >/dev/null 2>&1 || PATH=$PATH:/usr/local/go/bin
 need go golang-go "the real control plane (etcd, kube-apiserver and others, built once from Go modules)"
+# So are root's programs where no other user looks.
+command -v veritysetup >/dev/null 2>&1 || PATH=$PATH:/usr/sbin:/sbin
+need veritysetup cryptsetup-bin "dm-verity's hash trees"
 need losetup mount "staging onto a loop device"
 need mmdebstrap mmdebstrap "real nodes: their image"
 need mksquashfs squashfs-tools "real nodes: their image"

@@ -8,4 +8,5 @@ mod refusals;
 mod round_trip;
 mod support;
 mod trust_store;
+mod verity;
 mod verity_refusals;
