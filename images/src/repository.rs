@@ -2,6 +2,7 @@
 //! through them every byte down to the last chunk. Nothing is handed out before it was compared with
 //! what was signed.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,11 +13,11 @@ use url::Url;
 use crate::channel::{Advisory, Channel, Document, Withdrawal};
 use crate::chunk::{ChunkContent, ChunkIndex, ChunkRef, MAX_FRAME_BYTES, decode_frame};
 use crate::digest::Digest;
-use crate::fetch::{Fetcher, RetryPolicy, Timeouts};
+use crate::fetch::{Fetcher, RetryPolicy, Timeouts, Traffic};
 use crate::layout::{self, TargetKind};
 use crate::manifest::{Artifact, MAX_MANIFEST_BYTES, Manifest};
 use crate::names::ChannelName;
-use crate::trust::{self, Loaded, MetadataVersions, StoreWatch, TrustError, Unwatched};
+use crate::trust::{self, AskedMirrors, Loaded, MetadataVersions, Origin, StoreWatch, TrustError, Unwatched};
 
 /// [`RepositoryConfig::parallel_requests`] where nothing else is said.
 pub const DEFAULT_PARALLEL_REQUESTS: usize = 4;
@@ -55,6 +56,9 @@ pub struct RepositoryConfig {
     pub name: String,
     /// Its https, http or file URL; `metadata/`, `targets/`, `chunks/` and `indexes/` are below it.
     pub url: Url,
+    /// URLs of other places that hold the same files. One that fails, or whose files are not as signed,
+    /// is left for the next. What they hold is trusted no more and no less than what `url` holds.
+    pub mirrors: Vec<Url>,
     /// The bytes of the root.json that came with this machine's own image or configuration.
     pub shipped_root: Vec<u8>,
     /// The folder where the newest root, timestamp and snapshot are remembered; one per repository.
@@ -63,13 +67,15 @@ pub struct RepositoryConfig {
     pub watch: Arc<dyn StoreWatch>,
     /// Bounds of the metadata.
     pub limits: Limits,
-    /// How long one try of a fetch may take.
+    /// How fast one try of a fetch must go on.
     pub timeouts: Timeouts,
     /// How often a fetch is tried again.
     pub retry: RetryPolicy,
     /// The most files that are fetched at a time. Plain web servers queue few connections, and what
     /// does not fit is dropped and costs a second each.
     pub parallel_requests: usize,
+    /// What all its fetches together may receive; no limit where nothing else is said.
+    pub max_bytes_per_second: Option<NonZeroU64>,
     /// Further certificate authorities for https, in PEM; may be empty.
     pub ca_certificates_pem: Vec<u8>,
 }
@@ -81,6 +87,7 @@ impl RepositoryConfig {
         Self {
             name: name.into(),
             url,
+            mirrors: Vec::new(),
             shipped_root,
             datastore,
             watch: Arc::new(Unwatched),
@@ -88,8 +95,30 @@ impl RepositoryConfig {
             timeouts: Timeouts::default(),
             retry: RetryPolicy::default(),
             parallel_requests: DEFAULT_PARALLEL_REQUESTS,
+            max_bytes_per_second: None,
             ca_certificates_pem: Vec::new(),
         }
+    }
+
+    /// What fetches from all its places.
+    fn fetcher(&self, base: &Url) -> Result<Fetcher, String> {
+        let mut bases = vec![base.clone()];
+        for mirror in &self.mirrors {
+            let folder = folder_url(mirror)?;
+            if bases.contains(&folder) {
+                return Err(format!(
+                    "the mirror {mirror} is named twice, or is the repository's own URL"
+                ));
+            }
+            bases.push(folder);
+        }
+        let (timeouts, retry) = (self.timeouts.clone(), self.retry.clone());
+        let fetcher = Fetcher::new(timeouts, retry, self.parallel_requests, &self.ca_certificates_pem)?;
+        let fetcher = fetcher.with_mirrors(bases);
+        Ok(match self.max_bytes_per_second {
+            Some(most) => fetcher.with_limit(most),
+            None => fetcher,
+        })
     }
 }
 
@@ -113,7 +142,7 @@ pub struct Repository {
 
 impl Repository {
     /// Fetches and verifies the metadata as of `now`, never older than what `cfg.datastore` remembers,
-    /// and remembers them.
+    /// and remembers them. With mirrors they are all of one, the first from which they can be accepted.
     ///
     /// # Errors
     /// See [`TrustError`]; nothing of a repository may be acted on then.
@@ -123,16 +152,20 @@ impl Repository {
             detail,
         };
         let base = folder_url(&cfg.url).map_err(wrong)?;
-        let (timeouts, retry) = (cfg.timeouts.clone(), cfg.retry.clone());
-        let fetcher = Fetcher::new(timeouts, retry, cfg.parallel_requests, &cfg.ca_certificates_pem);
-        let fetcher = Arc::new(fetcher.map_err(wrong)?);
-        let loaded = trust::load(cfg, &base, Arc::clone(&fetcher), now).await?;
+        let fetcher = Arc::new(cfg.fetcher(&base).map_err(wrong)?);
+        let loaded = load_metadata(cfg, &base, &fetcher, now).await?;
         Ok(Self {
             name: cfg.name.clone(),
             base,
             fetcher,
             loaded: Arc::new(loaded),
         })
+    }
+
+    /// What was fetched for it so far, metadata included.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.fetcher.traffic()
     }
 
     /// The configured name.
@@ -381,25 +414,11 @@ impl Repository {
 
     /// A file whose length and digest were signed.
     async fn exact(&self, path: &str, what: &str, length: u64, digest: &Digest) -> Result<Bytes, TrustError> {
-        let fetched = self.fetcher.fetch(&self.below(path)?, length).await;
-        let bytes = fetched.map_err(|error| TrustError::fetching(what, error))?;
-        if (bytes.len() as u64) < length {
-            let found = bytes.len() as u64;
-            return Err(TrustError::Truncated {
-                what: what.to_owned(),
-                found,
-                wanted: length,
-            });
-        }
-        let found = Digest::of(&bytes);
-        if found == *digest {
-            Ok(bytes)
-        } else {
-            Err(TrustError::Tampered {
-                what: what.to_owned(),
-                detail: format!("it has digest {found}"),
-            })
-        }
+        let fetched = self
+            .fetcher
+            .fetch_verified(&self.below(path)?, length, digest)
+            .await;
+        fetched.map_err(|error| TrustError::fetching(what, error))
     }
 
     fn below(&self, path: &str) -> Result<Url, TrustError> {
@@ -408,6 +427,37 @@ impl Repository {
             detail: error.to_string(),
         })
     }
+}
+
+/// Loads the metadata from each mirror alone, and from all together, with every retry, only if none
+/// would do. A mirror that is away, lags or lies stops no one while another is good: what each says,
+/// also that there is no newer root, counts as what a repository without mirrors says.
+async fn load_metadata(
+    cfg: &RepositoryConfig,
+    base: &Url,
+    fetcher: &Arc<Fetcher>,
+    now: Timestamp,
+) -> Result<Loaded, TrustError> {
+    let from = |origin| {
+        let origin = Origin {
+            fetcher: Arc::clone(fetcher),
+            mirrors: origin,
+        };
+        trust::load(cfg, base, origin, now)
+    };
+    if cfg.mirrors.is_empty() {
+        return from(AskedMirrors::All).await;
+    }
+    for mirror in fetcher.mirrors() {
+        match from(AskedMirrors::One(mirror)).await {
+            Err(error) if error.is_of_the_mirror() => {
+                tracing::warn!(repository = %cfg.name, mirror, %error, "another mirror is asked for the metadata");
+                fetcher.rest_mirror(mirror);
+            }
+            outcome @ (Ok(_) | Err(_)) => return outcome,
+        }
+    }
+    from(AskedMirrors::All).await
 }
 
 fn same_release<T>(
