@@ -41,9 +41,13 @@ pub(super) async fn read(source: &Source, transfer: &mut Transfer<'_>) -> Result
             return Err(transfer.too_short(source, Some(metadata.len())));
         }
     }
-    let mut file = tokio::fs::File::open(&path).await.map_err(failed)?;
     let first = transfer.want.start() + transfer.held.len();
-    file.seek(SeekFrom::Start(first)).await.map_err(failed)?;
+    let opened = async {
+        let mut file = tokio::fs::File::open(&path).await?;
+        file.seek(SeekFrom::Start(first)).await?;
+        Ok::<_, io::Error>(file)
+    };
+    let mut file = transfer.pace.within(opened).await?.map_err(failed)?;
     transfer.held.begin_answer(source.mirror, None);
     let mut piece = vec![0; PIECE_BYTES];
     loop {
