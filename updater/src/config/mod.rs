@@ -345,16 +345,17 @@ fn check_urls(name: &str, url: &Url, mirrors: &[Url]) -> Result<(), String> {
                 "repository {name}: its URL {url} is neither https, http nor file"
             ));
         }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(format!(
-                "repository {name}: its URL {url} has a query or a fragment, to which no file can be joined"
-            ));
-        }
         if !seen.insert(url.as_str().trim_end_matches('/')) {
             return Err(format!("repository {name}: {url} is named twice"));
         }
     }
-    Ok(())
+    // Of the URL itself this is said when it is loaded: a guard starts without it.
+    let unfit = |url: &&Url| url.query().is_some() || url.fragment().is_some();
+    mirrors.iter().find(unfit).map_or(Ok(()), |url| {
+        Err(format!(
+            "repository {name}: its mirror {url} has a query or a fragment, to which no file can be joined"
+        ))
+    })
 }
 
 fn check_limit(bytes_per_second: u64) -> Result<NonZeroU64, String> {

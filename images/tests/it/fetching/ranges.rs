@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use drydock_images::FetchError;
 use url::Url;
 
-use super::wire::{Reply, Seen, Wire, fetcher};
+use super::wire::{Reply, Seen, Wire, fetcher, hasty};
 use crate::support::noise;
 
 const LENGTH: usize = 10_000;
@@ -271,7 +271,13 @@ async fn a_server_that_goes_on_elsewhere_than_asked_is_asked_for_all_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_and_a_trickle_in_a_range_end_by_the_timeouts() {
+    let (soon, late) = (Duration::from_millis(300), Duration::from_secs(30));
     for trickles in [false, true] {
+        let fetcher = if trickles {
+            hasty(late, soon)
+        } else {
+            hasty(soon, late)
+        };
         let server = Wire::serve(move |seen, _| {
             let reply = Reply::ranged(&file(), seen).broken_after(10);
             if trickles {
@@ -281,7 +287,7 @@ async fn silence_and_a_trickle_in_a_range_end_by_the_timeouts() {
             }
         })
         .await;
-        let error = fetcher().fetch_range(&server.file(), 0..9_000).await.unwrap_err();
+        let error = fetcher.fetch_range(&server.file(), 0..9_000).await.unwrap_err();
         let text = error.to_string();
         assert!(
             matches!(error, FetchError::Unreachable { tries: 3, .. }),
@@ -321,9 +327,9 @@ async fn a_range_follows_a_redirect_and_stays_a_range() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_own_bandwidth_limit_holds_and_is_no_timeout() {
     let server = Wire::serve(|seen, _| Reply::ranged(&noise(9, 400_000), seen)).await;
-    // 400 kB at 200 kB a second, of which 50 kB are saved up; each of the pieces may take longer than
-    // the 300 ms without a byte that are allowed, and all of them longer than the window.
-    let fetcher = fetcher().with_limit(NonZeroU64::new(200_000).unwrap());
+    // 400 kB at 200 kB a second, of which 50 kB are saved up: longer than may pass without a byte.
+    let second = Duration::from_secs(1);
+    let fetcher = hasty(second, second).with_limit(NonZeroU64::new(200_000).unwrap());
     let begun = Instant::now();
     let got = fetcher.fetch_range(&server.file(), 0..400_000).await.unwrap();
     assert_eq!(got, noise(9, 400_000));

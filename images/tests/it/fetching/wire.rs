@@ -205,19 +205,24 @@ impl Wire {
     }
 }
 
-/// Three tries with hardly a pause between them.
+/// Three tries with hardly a pause between them, and time enough on the slowest machine.
 pub fn fetcher() -> Fetcher {
+    hasty(Duration::from_secs(30), Duration::from_secs(30))
+}
+
+/// The same with little time.
+pub fn hasty(idle: Duration, window: Duration) -> Fetcher {
     let timeouts = Timeouts {
-        connect: Duration::from_secs(2),
-        idle: Duration::from_millis(300),
-        window: Duration::from_secs(1),
+        connect: Duration::from_secs(10),
+        idle,
+        window,
         least_bytes_per_second: 1024,
     };
     let retry = RetryPolicy {
         tries: 3,
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(2),
-        total: Duration::from_secs(20),
+        total: Duration::from_secs(60),
     };
     Fetcher::new(timeouts, retry, 4, &[]).unwrap()
 }
