@@ -29,7 +29,7 @@ pub use channel::{Advisory, Channel, ChannelRelease, Severity, Vulnerability, Wi
 pub use chunk::{ChunkContent, ChunkIndex, ChunkRef, Chunker, CutChunk, chunk_reader};
 pub use digest::{Digest, Hasher, InvalidDigest};
 pub use error::ReleaseError;
-pub use fetch::{FetchError, Fetcher, RetryPolicy, Timeouts};
+pub use fetch::{FetchError, Fetcher, MIRROR_REST, RetryPolicy, Timeouts, Traffic};
 pub use manifest::{
     Artifact, Carries, Guard, Manifest, ManifestBody, ManifestError, SharedState, StateFormat, VerityRoot,
 };

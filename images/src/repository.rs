@@ -2,7 +2,8 @@
 //! through them every byte down to the last chunk. Nothing is handed out before it was compared with
 //! what was signed.
 
-use std::path::PathBuf;
+mod config;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,86 +13,14 @@ use url::Url;
 use crate::channel::{Advisory, Channel, Document, Withdrawal};
 use crate::chunk::{ChunkContent, ChunkIndex, ChunkRef, MAX_FRAME_BYTES, decode_frame};
 use crate::digest::Digest;
-use crate::fetch::{Fetcher, RetryPolicy, Timeouts};
+use crate::fetch::{Fetcher, Traffic};
 use crate::layout::{self, TargetKind};
 use crate::manifest::{Artifact, MAX_MANIFEST_BYTES, Manifest};
 use crate::names::ChannelName;
-use crate::trust::{self, Loaded, MetadataVersions, StoreWatch, TrustError, Unwatched};
+use crate::trust::{self, AskedMirrors, Loaded, MetadataVersions, Origin, TrustError};
 
-/// [`RepositoryConfig::parallel_requests`] where nothing else is said.
-pub const DEFAULT_PARALLEL_REQUESTS: usize = 4;
-
-/// The most bytes of each metadata file, and the most roots in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Of root.json.
-    pub root_bytes: u64,
-    /// Of timestamp.json.
-    pub timestamp_bytes: u64,
-    /// Of snapshot.json.
-    pub snapshot_bytes: u64,
-    /// Of targets.json.
-    pub targets_bytes: u64,
-    /// New roots since the one that is trusted.
-    pub root_updates: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            root_bytes: 512 * 1024,
-            timestamp_bytes: 64 * 1024,
-            snapshot_bytes: 512 * 1024,
-            targets_bytes: 8 * 1024 * 1024,
-            root_updates: 1024,
-        }
-    }
-}
-
-/// Where a repository is and what is trusted at the start.
-#[derive(Debug, Clone)]
-pub struct RepositoryConfig {
-    /// What it is called in messages.
-    pub name: String,
-    /// Its https, http or file URL; `metadata/`, `targets/`, `chunks/` and `indexes/` are below it.
-    pub url: Url,
-    /// The bytes of the root.json that came with this machine's own image or configuration.
-    pub shipped_root: Vec<u8>,
-    /// The folder where the newest root, timestamp and snapshot are remembered; one per repository.
-    pub datastore: PathBuf,
-    /// Told of every write to it; nobody where nothing else is said.
-    pub watch: Arc<dyn StoreWatch>,
-    /// Bounds of the metadata.
-    pub limits: Limits,
-    /// How long one try of a fetch may take.
-    pub timeouts: Timeouts,
-    /// How often a fetch is tried again.
-    pub retry: RetryPolicy,
-    /// The most files that are fetched at a time. Plain web servers queue few connections, and what
-    /// does not fit is dropped and costs a second each.
-    pub parallel_requests: usize,
-    /// Further certificate authorities for https, in PEM; may be empty.
-    pub ca_certificates_pem: Vec<u8>,
-}
-
-impl RepositoryConfig {
-    /// A configuration with default bounds, timeouts and retries.
-    #[must_use]
-    pub fn new(name: impl Into<String>, url: Url, shipped_root: Vec<u8>, datastore: PathBuf) -> Self {
-        Self {
-            name: name.into(),
-            url,
-            shipped_root,
-            datastore,
-            watch: Arc::new(Unwatched),
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            retry: RetryPolicy::default(),
-            parallel_requests: DEFAULT_PARALLEL_REQUESTS,
-            ca_certificates_pem: Vec::new(),
-        }
-    }
-}
+use config::folder_url;
+pub use config::{DEFAULT_PARALLEL_REQUESTS, Limits, RepositoryConfig};
 
 /// A chunk, and what it cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +42,7 @@ pub struct Repository {
 
 impl Repository {
     /// Fetches and verifies the metadata as of `now`, never older than what `cfg.datastore` remembers,
-    /// and remembers them.
+    /// and remembers them. With mirrors they are all of one, the first from which they can be accepted.
     ///
     /// # Errors
     /// See [`TrustError`]; nothing of a repository may be acted on then.
@@ -123,16 +52,20 @@ impl Repository {
             detail,
         };
         let base = folder_url(&cfg.url).map_err(wrong)?;
-        let (timeouts, retry) = (cfg.timeouts.clone(), cfg.retry.clone());
-        let fetcher = Fetcher::new(timeouts, retry, cfg.parallel_requests, &cfg.ca_certificates_pem);
-        let fetcher = Arc::new(fetcher.map_err(wrong)?);
-        let loaded = trust::load(cfg, &base, Arc::clone(&fetcher), now).await?;
+        let fetcher = Arc::new(cfg.fetcher(&base).map_err(wrong)?);
+        let loaded = load_metadata(cfg, &base, &fetcher, now).await?;
         Ok(Self {
             name: cfg.name.clone(),
             base,
             fetcher,
             loaded: Arc::new(loaded),
         })
+    }
+
+    /// What was fetched for it so far, metadata included.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.fetcher.traffic()
     }
 
     /// The configured name.
@@ -381,25 +314,11 @@ impl Repository {
 
     /// A file whose length and digest were signed.
     async fn exact(&self, path: &str, what: &str, length: u64, digest: &Digest) -> Result<Bytes, TrustError> {
-        let fetched = self.fetcher.fetch(&self.below(path)?, length).await;
-        let bytes = fetched.map_err(|error| TrustError::fetching(what, error))?;
-        if (bytes.len() as u64) < length {
-            let found = bytes.len() as u64;
-            return Err(TrustError::Truncated {
-                what: what.to_owned(),
-                found,
-                wanted: length,
-            });
-        }
-        let found = Digest::of(&bytes);
-        if found == *digest {
-            Ok(bytes)
-        } else {
-            Err(TrustError::Tampered {
-                what: what.to_owned(),
-                detail: format!("it has digest {found}"),
-            })
-        }
+        let fetched = self
+            .fetcher
+            .fetch_verified(&self.below(path)?, length, digest)
+            .await;
+        fetched.map_err(|error| TrustError::fetching(what, error))
     }
 
     fn below(&self, path: &str) -> Result<Url, TrustError> {
@@ -408,6 +327,37 @@ impl Repository {
             detail: error.to_string(),
         })
     }
+}
+
+/// Loads the metadata from each mirror alone, and from all together, with every retry, only if none
+/// would do. A mirror that is away, lags or lies stops no one while another is good: what each says,
+/// also that there is no newer root, counts as what a repository without mirrors says.
+async fn load_metadata(
+    cfg: &RepositoryConfig,
+    base: &Url,
+    fetcher: &Arc<Fetcher>,
+    now: Timestamp,
+) -> Result<Loaded, TrustError> {
+    let from = |origin| {
+        let origin = Origin {
+            fetcher: Arc::clone(fetcher),
+            mirrors: origin,
+        };
+        trust::load(cfg, base, origin, now)
+    };
+    if cfg.mirrors.is_empty() {
+        return from(AskedMirrors::All).await;
+    }
+    for mirror in fetcher.mirrors() {
+        match from(AskedMirrors::One(mirror)).await {
+            Err(error) if error.is_of_the_mirror() => {
+                tracing::warn!(repository = %cfg.name, mirror, %error, "another mirror is asked for the metadata");
+                fetcher.rest_mirror(mirror);
+            }
+            outcome @ (Ok(_) | Err(_)) => return outcome,
+        }
+    }
+    from(AskedMirrors::All).await
 }
 
 fn same_release<T>(
@@ -423,24 +373,4 @@ fn same_release<T>(
         }
         other => Ok(other),
     }
-}
-
-/// The URL with a slash at its end, so that what is below it can be joined to it.
-fn folder_url(url: &Url) -> Result<Url, String> {
-    if !matches!(url.scheme(), "https" | "http" | "file") {
-        return Err(format!(
-            "its URL {url} has scheme {}; write https, http or file",
-            url.scheme()
-        ));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(format!(
-            "its URL {url} has a query or a fragment, to which no file can be joined"
-        ));
-    }
-    let mut folder = url.clone();
-    if !folder.path().ends_with('/') {
-        folder.set_path(&format!("{}/", url.path()));
-    }
-    Ok(folder)
 }

@@ -16,10 +16,10 @@ use tough::{ExpirationEnforcement, RepositoryLoader};
 use url::Url;
 
 use super::store::{Remembered, TrustStore};
-use super::transport::MetadataTransport;
+use super::transport::{MetadataTransport, Origin};
 use super::{MetadataVersions, TrustError};
 use crate::digest::Digest;
-use crate::fetch::{FetchError, Fetcher};
+use crate::fetch::FetchError;
 use crate::layout::{METADATA_DIR, TARGETS_DIR};
 use crate::repository::{Limits, RepositoryConfig};
 
@@ -38,7 +38,7 @@ pub(crate) struct Loaded {
 pub(crate) async fn load(
     cfg: &RepositoryConfig,
     base: &Url,
-    fetcher: Arc<Fetcher>,
+    origin: Origin,
     now: Timestamp,
 ) -> Result<Loaded, TrustError> {
     let (dir, watch) = (cfg.datastore.clone(), Arc::clone(&cfg.watch));
@@ -70,7 +70,7 @@ pub(crate) async fn load(
     if judged_at > now {
         tracing::warn!(repository = %cfg.name, %now, known = %judged_at, "this machine's clock is behind a time seen before; metadata are judged by the later time");
     }
-    let outcome = run_tough(cfg, base, fetcher, &trusted, copy.path())
+    let outcome = run_tough(cfg, base, origin, &trusted, copy.path())
         .await
         .and_then(|repository| judge(&cfg.name, &repository, judged_at).map(|()| repository));
     let verified = outcome.is_ok();
@@ -156,7 +156,7 @@ where
 async fn run_tough(
     cfg: &RepositoryConfig,
     base: &Url,
-    fetcher: Arc<Fetcher>,
+    origin: Origin,
     trusted: &Signed<Root>,
     copy: &Path,
 ) -> Result<tough::Repository, TrustError> {
@@ -185,13 +185,12 @@ async fn run_tough(
         max_snapshot_size: snapshot_bytes,
         max_root_updates: root_updates,
     };
-    let max_bytes = root_bytes
-        .max(timestamp_bytes)
-        .max(snapshot_bytes)
-        .max(targets_bytes);
     let (metadata_url, targets_url) = (below(METADATA_DIR)?, below(TARGETS_DIR)?);
     RepositoryLoader::new(&root, metadata_url, targets_url)
-        .transport(MetadataTransport { fetcher, max_bytes })
+        .transport(MetadataTransport {
+            origin,
+            limits: cfg.limits,
+        })
         .limits(limits)
         .datastore(copy)
         // Judged below, by a time that is an argument. Rollback checks are not part of this switch.

@@ -17,6 +17,7 @@ use crate::fetch::FetchError;
 use crate::manifest::ManifestError;
 
 pub(crate) use load::{Loaded, load};
+pub(crate) use transport::{AskedMirrors, Origin};
 pub use watch::{StoreStep, StoreWatch, StoreWrite, Unwatched};
 
 /// The versions of the metadata that was verified.
@@ -209,6 +210,8 @@ impl TrustError {
             Self::NewerFormat { .. } => "NewerFormat",
             Self::Unreachable(FetchError::NotFound { .. }) => "NotFound",
             Self::Unreachable(FetchError::TooLong { .. }) => "TooLong",
+            Self::Unreachable(FetchError::TooShort { .. }) => "Truncated",
+            Self::Unreachable(FetchError::NotAsSigned { .. }) => "Tampered",
             Self::Unreachable(
                 FetchError::Scheme { .. } | FetchError::Refused { .. } | FetchError::Unreachable { .. },
             ) => "Unreachable",
@@ -243,14 +246,62 @@ impl TrustError {
         }
     }
 
-    /// A fetch that failed; one that was too long is named after what it was for.
+    /// Whether it is about what a mirror handed out, or did not, so that another one may do better.
+    pub(crate) const fn is_of_the_mirror(&self) -> bool {
+        match self {
+            Self::Unsigned { .. }
+            | Self::UnderThreshold { .. }
+            | Self::Expired { .. }
+            | Self::OlderThanSeen { .. }
+            | Self::Mixed { .. }
+            | Self::Tampered { .. }
+            | Self::Truncated { .. }
+            | Self::TooLong { .. }
+            | Self::Malformed { .. }
+            | Self::NewerFormat { .. }
+            | Self::Unreachable(
+                FetchError::NotFound { .. }
+                | FetchError::TooLong { .. }
+                | FetchError::TooShort { .. }
+                | FetchError::NotAsSigned { .. }
+                | FetchError::Refused { .. }
+                | FetchError::Unreachable { .. },
+            ) => true,
+            Self::Unreachable(FetchError::Scheme { .. })
+            | Self::NotListed { .. }
+            | Self::Withdrawn { .. }
+            | Self::Root { .. }
+            | Self::StoreDamaged { .. }
+            | Self::Store { .. }
+            | Self::Configuration { .. } => false,
+        }
+    }
+
+    /// A fetch that failed; what came, but not as it must be, is named after what it was for.
     pub(crate) fn fetching(what: &str, error: FetchError) -> Self {
         match error {
             FetchError::TooLong { max_bytes, .. } => Self::TooLong {
                 what: what.to_owned(),
                 max_bytes,
             },
-            other => Self::Unreachable(other),
+            FetchError::TooShort {
+                wanted_bytes,
+                found_bytes: Some(found),
+                ..
+            } => Self::Truncated {
+                what: what.to_owned(),
+                found,
+                wanted: wanted_bytes,
+            },
+            FetchError::NotAsSigned { found, .. } => Self::Tampered {
+                what: what.to_owned(),
+                detail: format!("it has digest {found}"),
+            },
+            other @ (FetchError::TooShort { .. }
+            | FetchError::NotFound { .. }
+            | FetchError::Scheme { .. }
+            | FetchError::Refused { .. }
+            | FetchError::Unreachable { .. }) => Self::Unreachable(other),
         }
     }
 

@@ -9,18 +9,59 @@ use tough::{Transport, TransportError, TransportErrorKind, TransportStream};
 use url::Url;
 
 use crate::fetch::Fetcher;
+use crate::layout::TIMESTAMP_FILE;
+use crate::repository::Limits;
+
+/// Where metadata come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub fetcher: Arc<Fetcher>,
+    pub mirrors: AskedMirrors,
+}
+
+/// Which mirrors are asked for metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskedMirrors {
+    /// All, as for any other file.
+    All,
+    /// One alone, once for each file.
+    One(usize),
+}
 
 /// Fetches metadata for tough, each file whole and bounded.
 #[derive(Debug, Clone)]
 pub(super) struct MetadataTransport {
-    pub fetcher: Arc<Fetcher>,
-    pub max_bytes: u64,
+    pub origin: Origin,
+    pub limits: Limits,
+}
+
+impl MetadataTransport {
+    /// The bound of a file, by its name: bytes that come slowly but steadily earn time, so each file has
+    /// no more of them than its own role needs.
+    fn max_bytes(&self, url: &Url) -> u64 {
+        let name = url.path().rsplit('/').next().unwrap_or_default();
+        let role = |role: &str| name == role || name.ends_with(&format!(".{role}"));
+        if name == TIMESTAMP_FILE {
+            self.limits.timestamp_bytes
+        } else if role("root.json") {
+            self.limits.root_bytes
+        } else if role("snapshot.json") {
+            self.limits.snapshot_bytes
+        } else {
+            self.limits.targets_bytes
+        }
+    }
 }
 
 #[async_trait]
 impl Transport for MetadataTransport {
     async fn fetch(&self, url: Url) -> Result<TransportStream, TransportError> {
-        match self.fetcher.fetch(&url, self.max_bytes).await {
+        let Origin { fetcher, mirrors } = &self.origin;
+        let fetched = match mirrors {
+            AskedMirrors::All => fetcher.fetch(&url, self.max_bytes(&url)).await,
+            AskedMirrors::One(mirror) => fetcher.fetch_from(*mirror, &url, self.max_bytes(&url)).await,
+        };
+        match fetched {
             Ok(bytes) => Ok(Box::pin(stream::iter([Ok(bytes)]))),
             Err(error) if error.is_not_found() => Err(TransportError::new_with_cause(
                 TransportErrorKind::FileNotFound,

@@ -1,6 +1,11 @@
 //! Servers that fail, trickle, never end, or send elsewhere. Every server here is the test's own, on
 //! a port that the system chose.
 
+mod mirrors;
+mod proxy;
+mod ranges;
+mod wire;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -146,7 +146,8 @@ impl Fixture {
         cfg.timeouts = Timeouts {
             connect: Duration::from_secs(2),
             idle: Duration::from_millis(300),
-            attempt: Duration::from_secs(1),
+            window: Duration::from_secs(1),
+            least_bytes_per_second: 1024,
         };
         cfg
     }

@@ -187,6 +187,8 @@ pub async fn load_repository(
     let root = read(&known.root).await?;
     let datastore = settings.state_dir.join("trust").join(&known.name);
     let mut config = RepositoryConfig::new(known.name.clone(), known.url.clone(), root, datastore);
+    config.mirrors = known.mirrors.clone();
+    config.max_bytes_per_second = settings.max_bytes_per_second;
     config.watch = Arc::new(TrustGate::new(Arc::clone(gate)));
     if let Some(certificates) = &known.ca_certificates {
         config.ca_certificates_pem = read(certificates).await?;

@@ -62,6 +62,8 @@ pub(super) struct RepositoryFragment {
     pub name: String,
     #[serde(deserialize_with = "url")]
     pub url: Url,
+    #[serde(default, deserialize_with = "urls")]
+    pub mirrors: Vec<Url>,
     pub root: PathBuf,
     #[serde(default)]
     pub ca_certificates: Option<PathBuf>,
@@ -74,6 +76,7 @@ pub(super) struct ReleasesFragment {
     pub floor: Option<Version>,
     pub allow_downgrade: bool,
     pub fetches_at_once: Option<usize>,
+    pub max_bytes_per_second: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -110,7 +113,15 @@ where
 }
 
 fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse()
-        .map_err(|e| serde::de::Error::custom(format!("`{text}` is no URL: {e}")))
+    parse_url(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn urls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Url>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let urls: Result<_, _> = texts.iter().map(|text| parse_url(text)).collect();
+    urls.map_err(serde::de::Error::custom)
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    text.parse().map_err(|e| format!("`{text}` is no URL: {e}"))
 }

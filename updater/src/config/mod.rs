@@ -14,8 +14,11 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use url::Url;
 
 use crate::disk::{Loader, SlotSelectors};
 
@@ -35,7 +38,10 @@ pub const MAX_FILES: usize = 64;
 
 const MAX_CHECKS: usize = 32;
 const MAX_REPOSITORIES: usize = 16;
+const MAX_MIRRORS: usize = 8;
 const MAX_FETCHES_AT_ONCE: usize = 32;
+/// Below this a release would take weeks, and no one means it.
+const LEAST_LIMIT_BYTES_PER_SECOND: u64 = 1000;
 const DEFAULT_FETCHES_AT_ONCE: usize = 4;
 const DEFAULT_CONFIRM_WAIT: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_HEALTH_DEADLINE: Duration = Duration::from_secs(10 * 60);
@@ -235,6 +241,11 @@ fn check(fragment: Fragment, host_name: &str) -> Result<Settings, String> {
         allow_downgrade: fragment.releases.allow_downgrade,
         unguarded_kernel: fragment.disk.unguarded_kernel,
         fetches_at_once,
+        max_bytes_per_second: fragment
+            .releases
+            .max_bytes_per_second
+            .map(check_limit)
+            .transpose()?,
         checks: check_checks(fragment.health.checks)?,
         confirm_wait: fragment
             .health
@@ -297,17 +308,14 @@ fn check_repositories(all: Vec<RepositoryFragment>) -> Result<Vec<RepositorySett
         let RepositoryFragment {
             name,
             url,
+            mirrors,
             root,
             ca_certificates,
         } = repository;
         // The same words as a channel's name, for the same reason: it becomes a folder's name.
         name.parse::<drydock_images::ChannelName>()
             .map_err(|e| format!("a repository's name: {e}"))?;
-        if !matches!(url.scheme(), "https" | "http" | "file") {
-            return Err(format!(
-                "repository {name}: its URL {url} is neither https, http nor file"
-            ));
-        }
+        check_urls(&name, &url, &mirrors)?;
         if !names.insert(name.clone()) {
             return Err(format!("two repositories are named {name}"));
         }
@@ -315,11 +323,50 @@ fn check_repositories(all: Vec<RepositoryFragment>) -> Result<Vec<RepositorySett
         Ok(RepositorySettings {
             name,
             url,
+            mirrors,
             root,
             ca_certificates,
         })
     };
     all.into_iter().map(check).collect()
+}
+
+fn check_urls(name: &str, url: &Url, mirrors: &[Url]) -> Result<(), String> {
+    if mirrors.len() > MAX_MIRRORS {
+        let found = mirrors.len();
+        return Err(format!(
+            "repository {name}: {found} mirrors, more than {MAX_MIRRORS}"
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    for url in std::iter::once(url).chain(mirrors) {
+        if !matches!(url.scheme(), "https" | "http" | "file") {
+            return Err(format!(
+                "repository {name}: its URL {url} is neither https, http nor file"
+            ));
+        }
+        if !seen.insert(url.as_str().trim_end_matches('/')) {
+            return Err(format!("repository {name}: {url} is named twice"));
+        }
+    }
+    // Of the URL itself this is said when it is loaded: a guard starts without it.
+    let unfit = |url: &&Url| url.query().is_some() || url.fragment().is_some();
+    mirrors.iter().find(unfit).map_or(Ok(()), |url| {
+        Err(format!(
+            "repository {name}: its mirror {url} has a query or a fragment, to which no file can be joined"
+        ))
+    })
+}
+
+fn check_limit(bytes_per_second: u64) -> Result<NonZeroU64, String> {
+    let limit = NonZeroU64::new(bytes_per_second);
+    limit
+        .filter(|limit| limit.get() >= LEAST_LIMIT_BYTES_PER_SECOND)
+        .ok_or_else(|| {
+            format!(
+                "`releases.max_bytes_per_second` is {bytes_per_second}, fewer than {LEAST_LIMIT_BYTES_PER_SECOND}; leave it out for no limit"
+            )
+        })
 }
 
 fn check_checks(all: Vec<CheckFragment>) -> Result<Vec<HealthCheck>, String> {

@@ -1,6 +1,7 @@
 //! The configuration after every check: what the rest of the updater works with.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub unguarded_kernel: bool,
     /// Chunks that are fetched at the same time.
     pub fetches_at_once: usize,
+    /// What all fetches from a repository together may receive. `None`: no limit.
+    pub max_bytes_per_second: Option<NonZeroU64>,
     /// All of them must pass in a trial boot.
     pub checks: Vec<HealthCheck>,
     /// How long a trial boot waits for the cluster's verdict, where the grant does not say.
@@ -86,6 +89,8 @@ pub struct RepositorySettings {
     /// 1 to 63 of a-z 0-9 . _ -; the name of its trust store's folder.
     pub name: String,
     pub url: Url,
+    /// Other places with the same files; none of them is the URL.
+    pub mirrors: Vec<Url>,
     /// The first root of trust, in this node's own image.
     pub root: PathBuf,
     /// Further certificate authorities for https, in PEM.

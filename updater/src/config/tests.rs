@@ -93,6 +93,36 @@ fn what_is_wrong_is_said_in_words() {
             "neither https, http nor file",
         ),
         (
+            "root = \"/usr/share/drydock/stable.root.json\"",
+            "root = \"/r\"\nmirrors = [\"https://releases.example.com/stable\"]",
+            "is named twice",
+        ),
+        (
+            "root = \"/usr/share/drydock/stable.root.json\"",
+            "root = \"/r\"\nmirrors = [\"https://a.example.com/\", \"ftp://b.example.com/\"]",
+            "neither https, http nor file",
+        ),
+        (
+            "root = \"/usr/share/drydock/stable.root.json\"",
+            "root = \"/r\"\nmirrors = [\"https://a.example.com/?key=1\"]",
+            "has a query",
+        ),
+        (
+            "root = \"/usr/share/drydock/stable.root.json\"",
+            "root = \"/r\"\nmirrors = [\"somewhere\"]",
+            "`somewhere` is no URL",
+        ),
+        (
+            "allow_downgrade = false",
+            "max_bytes_per_second = 999",
+            "fewer than 1000",
+        ),
+        (
+            "allow_downgrade = false",
+            "max_bytes_per_second = -1",
+            "max_bytes_per_second",
+        ),
+        (
             "[\"systemctl\", \"is-active\", \"--quiet\", \"kubelet\"]",
             "[]",
             "has no command",

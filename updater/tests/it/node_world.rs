@@ -221,6 +221,7 @@ fn settings(folder: &Path, loader: Loader) -> Settings {
         allow_downgrade: false,
         unguarded_kernel: loader == Loader::GptPriority,
         fetches_at_once: 2,
+        max_bytes_per_second: None,
         checks: vec![HealthCheck {
             name: "kubelet".to_owned(),
             command: vec!["true".to_owned()],
