@@ -6,7 +6,8 @@
 #
 # As root on Debian, which has every peer; what is missing is installed, none of its services started.
 # Prints a table in Markdown and leaves it in target/release-images/peers.md. What a peer publishes is made
-# once and kept in target/release-images/peers. ROUNDS says how often each measurement is made (3).
+# once and kept in target/release-images/peers. ROUNDS says how often each measurement is made (3); with 0
+# there is only published.
 #
 # Before each measurement no byte of slot B is right, and after it slot B is compared with the image.
 # Memory is that of the largest process of a peer, CPU that of all of them; neither knows the kernel's threads.
@@ -47,7 +48,7 @@ done
 [ ${#peers[@]} -gt 0 ] || peers=("${bounds[@]}" "${whole[@]}" "${deltas[@]}")
 # The time of everything is held against dd's.
 among dd "${peers[@]}" || peers=(dd "${peers[@]}")
-[ "$rounds" -gt 0 ] || die "ROUNDS is at least 1"
+[[ $rounds =~ ^[0-9]+$ ]] || die "ROUNDS is a number, not $rounds"
 [ "$(id -u)" = 0 ] || die "loop devices need root"
 
 work=
@@ -392,9 +393,10 @@ mkdir -p "$made"
 work=$(mktemp -d "$images/.peers.XXXXXX")
 : >"$work/groups"
 : >"$work/results"
+for system in "${systems[@]}"; do each_case publish "$system"; done
+if [ "$rounds" = 0 ]; then exit 0; fi
 attach_disk
 serve
-for system in "${systems[@]}"; do each_case publish "$system"; done
 for round in $(seq "$rounds"); do
   for system in "${systems[@]}"; do
     load >>"$work/loads"

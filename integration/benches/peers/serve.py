@@ -119,7 +119,8 @@ def main():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
     server.daemon_threads = True
     server.folder = folder
-    with open(log, "w", buffering=1) as server.log:
+    # Who reads the log may empty it meanwhile.
+    with open(log, "a", buffering=1) as server.log:
         # Whole where it is.
         with open(port + ".new", "w") as file:
             file.write(f"{server.server_address[1]}\n")
