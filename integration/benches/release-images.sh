@@ -83,22 +83,17 @@ bootstrap() {
       etc/apt/sources.list.d/* var/log/* var/cache/* var/lib/apt/* var/lib/dpkg/*-old etc/*- etc/iscsi/initiatorname.iscsi &&
     : >etc/apt/sources.list && : >etc/machine-id && rm -f var/lib/dbus/machine-id var/lib/systemd/random-seed'
   say "installing ${#packages[@]} packages and what they need ($release)"
-  sources "$which" | timeout 3600 mmdebstrap --quiet --mode=root --variant=minbase --format=tar "${options[@]}" \
+  sources "$which" | TMPDIR=$work/trees timeout 3600 mmdebstrap --quiet --mode=root --variant=minbase --format=tar "${options[@]}" \
     --dpkgopt=force-unsafe-io --include="${list// /,}" --customize-hook="$tidy" \
     --setup-hook="mkdir -p \"\$1/etc/apt/preferences.d\"; cp '$work/preferences' \"\$1/etc/apt/preferences.d/releases\"" \
     "$suite" "$work/$release.tar.zst" -
   mv "$work/$release.tar.zst" "$tar"
 }
 
-# unpack RELEASE: to its folder among the trees. In memory, because there files come in the order in which they
-# were made, on every machine.
+# unpack RELEASE: to its folder among the trees.
 unpack() {
   local release=$1 tree=$work/trees/$1
   [ ! -d "$tree" ] || return 0
-  if ! mountpoint -q "$work/trees"; then
-    mkdir "$work/trees"
-    mount -t tmpfs -o size=8g,mode=755 release-images "$work/trees"
-  fi
   mkdir "$tree"
   tar -C "$tree" --zstd --numeric-owner --xattrs --xattrs-include='*' -xf "$out/$release.tar.zst"
 }
@@ -149,6 +144,11 @@ make_images() {
   local release kind tree
   mkdir -p "$out"
   work=$(mktemp -d "$out/.work.XXXXXX")
+  # In memory, because there files come in the order in which they were made, on every machine; and apt fetches
+  # as a user of its own.
+  chmod 755 "$work"
+  mkdir "$work/trees"
+  mount -t tmpfs -o size=8g,mode=755 release-images "$work/trees"
   for release in "${releases[@]}"; do
     [ -e "$out/$release.tar.zst" ] || bootstrap "$release" "$out/$release.tar.zst"
   done
