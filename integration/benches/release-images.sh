@@ -23,8 +23,8 @@ packages=(
 hotfixed=(openssl expat xz-utils)
 releases=(base hotfix patch)
 # The size of a root partition, whatever is in it.
-ext4_mib=1152
-ext4_inodes=65536
+ext4_mib=1184
+ext4_inodes=32768
 out=$PWD/target/release-images
 # Any fixed time will do; nothing in an image is newer than it.
 export SOURCE_DATE_EPOCH=1790000000
@@ -44,8 +44,11 @@ done
 [ "$(id -u)" = 0 ] || die "packages and their owners need root"
 
 work=
+installer=
 cleanup() {
   [ -n "$work" ] || return 0
+  # It takes its mounts and its folder with it.
+  if [ -n "$installer" ] && kill "$installer" 2>/dev/null; then wait "$installer" || true; fi
   if mountpoint -q "$work/trees"; then umount "$work/trees"; fi
   rm -rf --one-file-system "$work"
 }
@@ -75,18 +78,17 @@ bootstrap() {
   [ "$release" != base ] || which=release
   while read -r option; do options+=("--aptopt=$option"); done < <(apt_options)
   preferences "$release" >"$work/preferences"
-  # What differs from one run to the next, or belongs to one machine alone, is not part of an image: keys,
-  # logs, caches, the mirror of this machine; and an initrd is made where a kernel is installed.
-  # shellcheck disable=SC2016 # "$1" is mmdebstrap's
-  local tidy='cd "$1" &&
-    rm -rf boot/initrd.img* etc/ssh/ssh_host_* etc/apt/preferences.d/releases etc/apt/apt.conf.d/99mmdebstrap \
-      etc/apt/sources.list.d/* var/log/* var/cache/* var/lib/apt/* var/lib/dpkg/*-old etc/*- etc/iscsi/initiatorname.iscsi &&
-    : >etc/apt/sources.list && : >etc/machine-id && rm -f var/lib/dbus/machine-id var/lib/systemd/random-seed'
   say "installing ${#packages[@]} packages and what they need ($release)"
-  sources "$which" | TMPDIR=$work/trees timeout 3600 mmdebstrap --quiet --mode=root --variant=minbase --format=tar "${options[@]}" \
-    --dpkgopt=force-unsafe-io --include="${list// /,}" --customize-hook="$tidy" \
+  # The initrd is not part of an image, and making it takes minutes.
+  sources "$which" >"$work/sources"
+  INITRD=No TMPDIR=$work/trees mmdebstrap --quiet --mode=root --variant=minbase --format=tar "${options[@]}" \
+    --dpkgopt=force-unsafe-io --include="${list// /,}" \
     --setup-hook="mkdir -p \"\$1/etc/apt/preferences.d\"; cp '$work/preferences' \"\$1/etc/apt/preferences.d/releases\"" \
-    "$suite" "$work/$release.tar.zst" -
+    "$suite" "$work/$release.tar.zst" "$work/sources" </dev/null &
+  # Bash heeds a signal while it waits, not while a command runs in front.
+  installer=$!
+  wait "$installer"
+  installer=
   mv "$work/$release.tar.zst" "$tar"
 }
 
@@ -96,6 +98,19 @@ unpack() {
   [ ! -d "$tree" ] || return 0
   mkdir "$tree"
   tar -C "$tree" --zstd --numeric-owner --xattrs --xattrs-include='*' -xf "$out/$release.tar.zst"
+  (cd "$tree" && tidy)
+  find "$tree" -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+}
+
+# What differs from one run to the next, or belongs to one machine alone, is not part of an image: keys, logs,
+# caches, the mirror of this machine; and an initrd is made where a kernel is installed. The current folder is
+# the tree.
+tidy() {
+  rm -rf boot/initrd.img* var/lib/initramfs-tools/* etc/ssh/ssh_host_* etc/iscsi/initiatorname.iscsi \
+    etc/apt/preferences.d/releases etc/apt/apt.conf.d/99mmdebstrap etc/apt/sources.list.d/* etc/*- \
+    var/log/* var/cache/* var/lib/apt/* var/lib/dpkg/*-old var/lib/dbus/machine-id var/lib/systemd/random-seed
+  : >etc/apt/sources.list
+  : >etc/machine-id
 }
 
 # inodes_in_use IMAGE: their numbers, those that are the file system's own apart.
