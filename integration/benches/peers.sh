@@ -246,7 +246,8 @@ measured() {
     sync -d "$slot_b"'
   do_zchunk='mkdir "$TMPDIR/zchunk" && cd "$TMPDIR/zchunk" && zckdl -s "$of_base/image.zck" "$url/image.zck"
     unzck -c image.zck | '$to_slot'; rm -r "$TMPDIR/zchunk"'
-  do_xdelta3='xdelta3 -d -c -s "$slot_a" "$of/image.xdelta3" | '$to_slot
+  # These two take a regular file alone to start from: the image that slot A was written from.
+  do_xdelta3='xdelta3 -d -c -s "$from" "$of/image.xdelta3" | '$to_slot
   do_patch_3='zstd -q -d -c --long=31 --patch-from="$from" "$of/image.patch-3" | '$to_slot
   do_patch_19='zstd -q -d -c --long=31 --patch-from="$from" "$of/image.patch-19" | '$to_slot
 }
