@@ -246,8 +246,9 @@ measured() {
     sync -d "$slot_b"'
   do_zchunk='mkdir "$TMPDIR/zchunk" && cd "$TMPDIR/zchunk" && zckdl -s "$of_base/image.zck" "$url/image.zck"
     unzck -c image.zck | '$to_slot'; rm -r "$TMPDIR/zchunk"'
-  # These two take a regular file alone to start from: the image that slot A was written from.
-  do_xdelta3='xdelta3 -d -c -s "$from" "$of/image.xdelta3" | '$to_slot
+  # Both start from a regular file alone, the image that slot A was written from. With a smaller window than the
+  # file xdelta3 reads it over and over, for minutes.
+  do_xdelta3='xdelta3 -d -c -B "$(stat -c %s "$from")" -s "$from" "$of/image.xdelta3" | '$to_slot
   do_patch_3='zstd -q -d -c --long=31 --patch-from="$from" "$of/image.patch-3" | '$to_slot
   do_patch_19='zstd -q -d -c --long=31 --patch-from="$from" "$of/image.patch-19" | '$to_slot
 }
