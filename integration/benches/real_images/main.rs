@@ -1,8 +1,8 @@
-//! The write path of a node on real images: a release is adopted in slot A of a disk on a loop device,
-//! the next one is staged into slot B over http, and what then stands in the partition is compared with
+//! The write path of a node on real images: `base` is adopted in slot A of a disk on a loop device,
+//! the next release is staged into slot B over http, and what then stands in the partition is compared with
 //! the image by sha256sum. Measures time, memory and bytes, in turn with `dd` of the same image.
 //!
-//! `integration/benches/real-images.sh` makes the images and starts this. Needs root.
+//! `integration/benches/real-images.sh` has the images made and starts this. Needs root.
 
 mod disk;
 mod measure;
@@ -24,10 +24,13 @@ use sheet::Sheet;
 /// Stage real images onto a loop device and say what it took.
 #[derive(Debug, Parser)]
 struct Options {
-    /// The folder with before.* and after.*, as real-images.sh makes it.
+    /// The folder with base.*, hotfix.* and patch.*, as release-images.sh makes it.
     #[arg(long)]
     images: PathBuf,
-    /// Which of them: ext4 or squashfs.
+    /// Which release is staged over base: hotfix or patch.
+    #[arg(long, default_value = "patch")]
+    release: String,
+    /// As which file system: ext4, squashfs, erofs or lz4.erofs.
     #[arg(long)]
     file_system: String,
     /// How often each measurement is made.
@@ -60,7 +63,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         .prefix(".bench-")
         .tempdir_in(&options.images)
         .with_context(|| format!("making a folder in {}", options.images.display()))?;
-    let [before, after] = ["before", "after"].map(|when| Images::of(options, when));
+    let [before, after] = ["base", options.release.as_str()].map(|name| Images::of(options, name));
     let releases = Releases::publish(folder.path(), &[(&before, "1"), (&after, "2")]).await?;
     for release in &releases.all {
         println!("{release}");

@@ -25,8 +25,8 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn of(options: &Options, when: &str) -> Self {
-        let file = |kind: &str| options.images.join(format!("{when}.{kind}"));
+    pub fn of(options: &Options, name: &str) -> Self {
+        let file = |kind: &str| options.images.join(format!("{name}.{kind}"));
         Self {
             kernel: file("kernel"),
             root: file(&options.file_system),
