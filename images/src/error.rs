@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::channel::DocumentError;
-use crate::chunk::IndexError;
+use crate::chunk::{IndexError, PageError};
 use crate::digest::Digest;
 use crate::manifest::ManifestError;
 
@@ -105,6 +105,9 @@ pub enum ReleaseError {
     /// The index that would come out breaks a rule.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The page that would come out breaks a rule.
+    #[error(transparent)]
+    Page(#[from] PageError),
 }
 
 impl ReleaseError {

@@ -8,8 +8,8 @@ use crate::names::ChannelName;
 pub const METADATA_DIR: &str = "metadata";
 /// Signed targets, below the repository's URL.
 pub const TARGETS_DIR: &str = "targets";
-/// Stored chunks, below the repository's URL and in a release's folder.
-pub const CHUNKS_DIR: &str = "chunks";
+/// Frames and pages of artifacts, below the repository's URL and in a release's folder.
+pub const PACKS_DIR: &str = "packs";
 /// Chunk indexes, below the repository's URL and in a release's folder.
 pub const INDEXES_DIR: &str = "indexes";
 /// The manifest in a release's folder.
@@ -57,11 +57,10 @@ impl TargetKind {
     }
 }
 
-/// `chunks/HE/HEX.zst`.
+/// `packs/HEX`, HEX the digest of the index that tells what is where in it.
 #[must_use]
-pub fn chunk_path(digest: &Digest) -> String {
-    let hex = digest.hex();
-    format!("{CHUNKS_DIR}/{}/{hex}.zst", &hex[..2])
+pub fn pack_path(index: &Digest) -> String {
+    format!("{PACKS_DIR}/{}", index.hex())
 }
 
 /// `indexes/HEX`.

@@ -26,7 +26,7 @@ pub mod verity;
 mod version;
 
 pub use channel::{Advisory, Channel, ChannelRelease, Severity, Vulnerability, Withdrawal, WithdrawnMark};
-pub use chunk::{ChunkContent, ChunkIndex, ChunkRef, Chunker, CutChunk, chunk_reader};
+pub use chunk::{ChunkIndex, Chunker, CutChunk, Cuts, chunk_reader};
 pub use digest::{Digest, Hasher, InvalidDigest};
 pub use error::ReleaseError;
 pub use fetch::{FetchError, Fetcher, MIRROR_REST, RetryPolicy, Timeouts, Traffic};
@@ -36,6 +36,6 @@ pub use manifest::{
 pub use names::{Arch, ArtifactName, Board, ChannelName, InvalidName, ReleaseName};
 pub use progress::Progress;
 pub use release::ReleaseDir;
-pub use repository::{DEFAULT_PARALLEL_REQUESTS, FetchedChunk, Limits, Repository, RepositoryConfig};
+pub use repository::{DEFAULT_PARALLEL_REQUESTS, Limits, MAX_RANGE_BYTES, Repository, RepositoryConfig};
 pub use trust::{MetadataVersions, StoreStep, StoreWatch, StoreWrite, TrustError, Unwatched};
 pub use version::{InvalidVersion, MAX_VERSION_BYTES, Version};

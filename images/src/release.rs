@@ -1,15 +1,18 @@
-//! A release's folder on an engineer's disk: `manifest.json`, `indexes/`, `chunks/`. Read back with the
+//! A release's folder on an engineer's disk: `manifest.json`, `indexes/`, `packs/`. Read back with the
 //! same suspicion as if it had come over the network.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::chunk::{ChunkContent, ChunkIndex, MAX_FRAME_BYTES, decode_frame};
+use crate::chunk::{ChunkId, ChunkIndex, ListId, Part, Rebuilder};
 use crate::digest::{Digest, Hasher};
 use crate::error::ReleaseError;
 use crate::layout;
 use crate::manifest::{Artifact, MAX_MANIFEST_BYTES, Manifest};
+use crate::names::ArtifactName;
 use crate::progress::Progress;
 
 /// A release's folder whose manifest was read.
@@ -61,47 +64,98 @@ impl ReleaseDir {
         Ok((bytes, index))
     }
 
-    /// Reads an artifact through its index and its chunks, hands every stored chunk to `each` as it is
-    /// stored, and compares the whole with the manifest.
+    /// The pack of an artifact.
+    #[must_use]
+    pub fn pack(&self, artifact: &Artifact) -> PathBuf {
+        self.path.join(layout::pack_path(&artifact.index.digest))
+    }
+}
+
+/// What releases are known to hold, by ids.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub chunks: HashSet<ChunkId>,
+    pub lists: HashSet<ListId>,
+}
+
+impl Known {
+    /// Adds what that release holds of the artifact with that name, if it has one.
     ///
     /// # Errors
-    /// A chunk that is missing or wrong, a whole that is wrong, or what `each` returns.
-    pub fn walk(
-        &self,
-        artifact: &Artifact,
-        progress: &Progress,
-        mut each: impl FnMut(&Digest, &[u8]) -> Result<(), ReleaseError>,
-    ) -> Result<(), ReleaseError> {
-        let (_, index) = self.index(artifact)?;
-        let mut whole = Hasher::new();
-        for chunk in index.chunks() {
-            match chunk.content {
-                ChunkContent::Zeros => whole.update(&vec![0; chunk.length as usize]),
-                ChunkContent::Stored(digest) => {
-                    let path = self.path.join(layout::chunk_path(&digest));
-                    let stored = read_bounded(&path, MAX_FRAME_BYTES)?;
-                    let data = decode_frame(&stored, chunk.length, &digest).map_err(|error| {
-                        ReleaseError::Release {
-                            path: path.clone(),
-                            detail: error.to_string(),
-                        }
-                    })?;
-                    whole.update(&data);
-                    each(&digest, &stored)?;
-                }
-            }
-            progress.advance(u64::from(chunk.length));
+    /// Its index or a page is missing or wrong.
+    pub fn add(&mut self, release: &ReleaseDir, name: &ArtifactName) -> Result<(), ReleaseError> {
+        let Some(artifact) = release.manifest().artifact(name.as_str()) else {
+            return Ok(());
+        };
+        let (_, index) = release.index(artifact)?;
+        let path = release.pack(artifact);
+        let file = File::open(&path).map_err(ReleaseError::io("read", &path))?;
+        let mut stored = Vec::new();
+        for named in index.pages() {
+            stored.resize(named.page_bytes as usize, 0);
+            file.read_exact_at(&mut stored, named.page_at)
+                .map_err(ReleaseError::io("read", &path))?;
+            let page = named.read(&stored).map_err(|error| ReleaseError::Release {
+                path: path.clone(),
+                detail: error.to_string(),
+            })?;
+            self.lists.insert(named.list);
+            self.chunks.extend(page.list().chunks().map(|chunk| chunk.id));
         }
-        let found = whole.finish();
-        if found == artifact.digest {
-            Ok(())
-        } else {
-            let detail = format!("the chunks of {} make {found}", artifact.name);
-            Err(ReleaseError::Release {
-                path: self.path.clone(),
-                detail,
+        Ok(())
+    }
+}
+
+/// Reads a pack from its first byte to its last and compares every page, frame and chunk with what the
+/// index says, and the whole with the artifact.
+///
+/// # Errors
+/// Anything that is missing, wrong or too much.
+pub(crate) fn check_pack(
+    pack: &Path,
+    index: &ChunkIndex,
+    artifact: &Artifact,
+    progress: &Progress,
+) -> Result<(), ReleaseError> {
+    let failed = ReleaseError::io("read", pack);
+    let broken = |detail: String| ReleaseError::Release {
+        path: pack.to_path_buf(),
+        detail,
+    };
+    let file = File::open(pack).map_err(&failed)?;
+    let length = file.metadata().map_err(&failed)?.len();
+    if length != index.pack_bytes() {
+        let wanted = index.pack_bytes();
+        return Err(broken(format!("it has {length} bytes, its index says {wanted}")));
+    }
+    let mut rebuilder = Rebuilder::new(index);
+    let mut whole = Hasher::new();
+    let (mut stored_page, mut frames) = (Vec::new(), [Vec::new(), Vec::new()]);
+    for named in index.pages() {
+        stored_page.resize(named.page_bytes as usize, 0);
+        file.read_exact_at(&mut stored_page, named.page_at)
+            .map_err(&failed)?;
+        let page = named
+            .read(&stored_page)
+            .map_err(|error| broken(error.to_string()))?;
+        for part in [Part::Front, Part::Rest] {
+            let frames = &mut frames[part as usize];
+            frames.resize(named.frames_bytes[part as usize] as usize, 0);
+            file.read_exact_at(frames, named.frames(part).start)
+                .map_err(&failed)?;
+        }
+        rebuilder
+            .page(&page, frames.each_ref().map(Vec::as_slice), |content| {
+                whole.update(content)
             })
-        }
+            .map_err(|error| broken(error.to_string()))?;
+        progress.advance(u64::from(named.image_bytes));
+    }
+    let found = whole.finish();
+    if found == artifact.digest {
+        Ok(())
+    } else {
+        Err(broken(format!("what it holds of {} is {found}", artifact.name)))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod config;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::channel::{Advisory, Channel, Document, Withdrawal};
-use crate::chunk::{ChunkContent, ChunkIndex, ChunkRef, MAX_FRAME_BYTES, decode_frame};
+use crate::chunk::{ChunkIndex, Page, PageRef};
 use crate::digest::Digest;
 use crate::fetch::{Fetcher, Traffic};
 use crate::layout::{self, TargetKind};
@@ -22,14 +23,8 @@ use crate::trust::{self, AskedMirrors, Loaded, MetadataVersions, Origin, TrustEr
 use config::folder_url;
 pub use config::{DEFAULT_PARALLEL_REQUESTS, Limits, RepositoryConfig};
 
-/// A chunk, and what it cost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FetchedChunk {
-    /// Its bytes, compared with its digest.
-    pub data: Bytes,
-    /// How many bytes came over the wire for it; 0 for a run of zeros.
-    pub fetched_bytes: u64,
-}
+/// Longer ranges of a pack are fetched in several requests, in bytes.
+pub const MAX_RANGE_BYTES: u64 = 1 << 20;
 
 /// A repository whose metadata were verified. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -249,37 +244,45 @@ impl Repository {
         parsed.map_err(|error| TrustError::index(&what, &error))
     }
 
-    /// One chunk: fetched with a bound, unpacked with a bound, nothing after it, its digest compared.
+    /// Pages of one part of the pack, in their order, in one request with whatever lies between them.
     ///
     /// # Errors
-    /// Not to be fetched, or anything but exactly that chunk.
-    pub async fn chunk(&self, chunk: &ChunkRef) -> Result<FetchedChunk, TrustError> {
-        let length = chunk.length;
-        let digest = match chunk.content {
-            ChunkContent::Zeros => {
-                return Ok(FetchedChunk {
-                    data: vec![0; length as usize].into(),
-                    fetched_bytes: 0,
-                });
-            }
-            ChunkContent::Stored(digest) => digest,
+    /// Not to be fetched, or not the pages that the index names.
+    pub async fn pages(&self, artifact: &Artifact, named: &[PageRef]) -> Result<Vec<Page>, TrustError> {
+        let what = format!("the pages of {} in repository {}", artifact.name, self.name);
+        let Some((first, last)) = named.first().zip(named.last()) else {
+            return Ok(Vec::new());
         };
-        let what = format!("chunk {} of repository {}", digest.hex(), self.name);
-        let url = self.below(&layout::chunk_path(&digest))?;
-        let fetched = self.fetcher.fetch(&url, MAX_FRAME_BYTES).await;
-        let stored = fetched.map_err(|error| TrustError::fetching(&what, error))?;
-        let fetched_bytes = stored.len() as u64;
-        // Decompressing and hashing 256 KiB takes long enough to be kept off the reactor.
-        let decoded = tokio::task::spawn_blocking(move || decode_frame(&stored, length, &digest)).await;
-        let decoded = decoded.map_err(|error| TrustError::Malformed {
-            what: what.clone(),
-            detail: error.to_string(),
-        })?;
-        let data = decoded.map_err(|error| TrustError::frame(&what, fetched_bytes, &error))?;
-        Ok(FetchedChunk {
-            data: data.into(),
-            fetched_bytes,
-        })
+        let bytes = self
+            .pack_range(artifact, first.page_at..last.stored().end)
+            .await?;
+        let mut pages = Vec::with_capacity(named.len());
+        for named in named {
+            let place = named.page_at.checked_sub(first.page_at);
+            let from = place.and_then(|place| usize::try_from(place).ok());
+            let stored = from.and_then(|from| bytes.get(from..from + named.page_bytes as usize));
+            let stored = stored.ok_or_else(|| TrustError::Malformed {
+                what: what.clone(),
+                detail: "they are not in their order".to_owned(),
+            })?;
+            pages.push(
+                named
+                    .read(stored)
+                    .map_err(|error| TrustError::page(&what, &error))?,
+            );
+        }
+        Ok(pages)
+    }
+
+    /// Bytes of an artifact's pack as they are stored: nothing of them is proven yet.
+    ///
+    /// # Errors
+    /// Not to be fetched.
+    pub async fn pack_range(&self, artifact: &Artifact, range: Range<u64>) -> Result<Bytes, TrustError> {
+        let what = format!("the pack of {} in repository {}", artifact.name, self.name);
+        let url = self.below(&layout::pack_path(&artifact.index.digest))?;
+        let fetched = self.fetcher.fetch_range(&url, range).await;
+        fetched.map_err(|error| TrustError::fetching(&what, error))
     }
 
     async fn document<T: Document>(&self, kind: &TargetKind, what: &str) -> Result<Option<T>, TrustError> {

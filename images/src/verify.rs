@@ -5,20 +5,24 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::chunk::{Page, PageRef, Part, Rebuilder};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::{Artifact, Manifest};
 use crate::names::ArtifactName;
 use crate::progress::Progress;
-use crate::repository::Repository;
+use crate::repository::{MAX_RANGE_BYTES, Repository};
 use crate::trust::{MetadataVersions, TrustError};
 use crate::version::Version;
 
-/// Chunks in work at a time: some being fetched, the others being unpacked.
-const PARALLEL_CHUNKS: usize = 8;
+/// Pages that are fetched together, and kept while what they list is read.
+const PAGES_TOGETHER: usize = 256;
+/// Ranges of a pack that are fetched at a time.
+const PARALLEL_RANGES: usize = 3;
 
 /// Why a release, or an image, is not what was signed.
 #[derive(Debug, thiserror::Error)]
@@ -141,18 +145,35 @@ async fn verify_artifact(
     progress: &Progress,
 ) -> Result<VerifiedArtifact, TrustError> {
     let index = repository.index(artifact).await?;
-    let mut whole = Hasher::new();
-    let mut fetched_bytes = 0;
-    let chunks: Vec<_> = index.chunks().collect();
-    let mut fetched = stream::iter(&chunks)
-        .map(|chunk| repository.chunk(chunk))
-        .buffered(PARALLEL_CHUNKS);
-    while let Some(chunk) = fetched.try_next().await? {
-        whole.update(&chunk.data);
-        fetched_bytes += chunk.fetched_bytes;
-        progress.advance(chunk.data.len() as u64);
+    let mut rebuilding = (Rebuilder::new(&index), Hasher::new());
+    for named in index.pages().chunks(PAGES_TOGETHER) {
+        let pages = fetch_pages(repository, artifact, named).await?;
+        let all: Vec<(&PageRef, Page)> = named.iter().zip(pages).collect();
+        let fetches = together(all).into_iter().map(|pages| async move {
+            let of = |part: Part| {
+                let begin = pages.first().map_or(0, |(named, _)| named.frames(part).start);
+                begin..pages.last().map_or(0, |(named, _)| named.frames(part).end)
+            };
+            let (front, rest) = tokio::try_join!(
+                repository.pack_range(artifact, of(Part::Front)),
+                repository.pack_range(artifact, of(Part::Rest)),
+            )?;
+            Ok::<_, TrustError>((pages, [front, rest]))
+        });
+        let mut fetched = stream::iter(fetches).buffered(PARALLEL_RANGES);
+        while let Some((pages, stored)) = fetched.try_next().await? {
+            let bytes: u64 = pages.iter().map(|(named, _)| u64::from(named.image_bytes)).sum();
+            let what = format!(
+                "the pack of {} in repository {}",
+                artifact.name,
+                repository.name()
+            );
+            let pages = pages.into_iter().map(|(_, page)| page).collect();
+            rebuilding = rebuild(rebuilding, pages, stored, what).await?;
+            progress.advance(bytes);
+        }
     }
-    let found = whole.finish();
+    let found = rebuilding.1.finish();
     if found != artifact.digest {
         let what = format!("artifact {}", artifact.name);
         return Err(TrustError::Tampered {
@@ -164,10 +185,79 @@ async fn verify_artifact(
         name: artifact.name.clone(),
         digest: artifact.digest,
         size: artifact.size,
-        chunks: chunks.len() as u64,
-        fetched_bytes,
+        chunks: index.chunks(),
+        fetched_bytes: index.pack_bytes() + artifact.index.size,
         image: None,
     })
+}
+
+/// All of these pages in their order, whichever part of the pack they are in.
+async fn fetch_pages(
+    repository: &Repository,
+    artifact: &Artifact,
+    named: &[PageRef],
+) -> Result<Vec<Page>, TrustError> {
+    let in_part = |part: Part| -> Vec<PageRef> {
+        let pages = named.iter().filter(|named| named.part == part);
+        pages.copied().collect()
+    };
+    let (front, rest) = (in_part(Part::Front), in_part(Part::Rest));
+    let (front, rest) = tokio::try_join!(
+        repository.pages(artifact, &front),
+        repository.pages(artifact, &rest)
+    )?;
+    let mut pages = [front.into_iter(), rest.into_iter()];
+    Ok(named
+        .iter()
+        .filter_map(|named| pages[named.part as usize].next())
+        .collect())
+}
+
+/// Neighbouring pages whose frames are fetched together.
+fn together(pages: Vec<(&PageRef, Page)>) -> Vec<Vec<(&PageRef, Page)>> {
+    let mut groups: Vec<Vec<(&PageRef, Page)>> = Vec::new();
+    let mut gathered = 0;
+    for (named, page) in pages {
+        let bytes: u64 = named.frames_bytes.iter().map(|bytes| u64::from(*bytes)).sum();
+        gathered += bytes;
+        match groups.last_mut() {
+            Some(group) if gathered <= MAX_RANGE_BYTES => group.push((named, page)),
+            _ => {
+                groups.push(vec![(named, page)]);
+                gathered = bytes;
+            }
+        }
+    }
+    groups
+}
+
+/// Unpacks and hashes off the reactor.
+async fn rebuild(
+    (mut rebuilder, mut whole): (Rebuilder, Hasher),
+    pages: Vec<Page>,
+    [front, rest]: [Bytes; 2],
+    what: String,
+) -> Result<(Rebuilder, Hasher), TrustError> {
+    let stopped = |detail: String| TrustError::Malformed {
+        what: what.clone(),
+        detail,
+    };
+    let work = tokio::task::spawn_blocking(move || {
+        let mut left = [&front[..], &rest[..]];
+        for page in pages {
+            let of_page = [Part::Front, Part::Rest].map(|part| {
+                let of_part = left[part as usize];
+                let bytes = page.stored_bytes(part) as usize;
+                let (of_page, behind) = of_part.split_at_checked(bytes).unwrap_or((of_part, &[]));
+                left[part as usize] = behind;
+                of_page
+            });
+            rebuilder.page(&page, of_page, |content| whole.update(content))?;
+        }
+        Ok((rebuilder, whole))
+    });
+    let done = work.await.map_err(|error| stopped(error.to_string()))?;
+    done.map_err(|error| TrustError::frame(&what, &error))
 }
 
 async fn check_image(release: Digest, artifact: &Artifact, image: LocalImage) -> Result<(), VerifyError> {

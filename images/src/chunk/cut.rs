@@ -6,23 +6,101 @@ use std::io::{self, Read};
 
 use fastcdc::v2020::{Normalization, cut, select_masks};
 
-use super::{AVG_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES};
+use super::{AVG_CHUNK_BYTES, BLOCK_BYTES, MAX_CHUNK_BYTES};
 
 /// How much a reader is asked for at a time, in bytes.
 const READ_BYTES: usize = 1024 * 1024;
+
+/// An image has about this many chunks at most: where it is longer, its chunks are.
+const CHUNKS_AIMED_AT: u64 = 1 << 20;
+/// How much of an image's front [`Cuts::for_image`] looks at, in bytes.
+pub const FRONT_BYTES: usize = 2048;
+/// The bit of [`Cuts::code`] that says blocks.
+const IN_BLOCKS: u32 = 1 << 31;
+
+/// Where an image is cut. Releases of images of the same kind and of about the same size are cut alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cuts {
+    at: At,
+    avg_bytes: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Wherever the content says so: what moves by any number of bytes is found again.
+    Content,
+    /// At every block. File systems that lay files out in blocks move whole ones, and change single ones.
+    Blocks,
+}
+
+/// ext2 to ext4: the superblock's magic (Linux, Documentation/filesystems/ext4/super.rst).
+const EXT4: (usize, [u8; 2]) = (1024 + 0x38, [0x53, 0xEF]);
+/// EROFS: the superblock's magic (Linux, fs/erofs/erofs_fs.h).
+const EROFS: (usize, [u8; 4]) = (1024, [0xE2, 0xE1, 0xF5, 0xE0]);
+
+impl Cuts {
+    /// How an image of that many bytes is cut that begins with `front`. ext4 and EROFS: in blocks of 4 KiB.
+    /// Others: by content, 8 KiB on average, a quarter of it at least and eight times it at most. Where that
+    /// would be more than 2^20 chunks, twice as much, and so on to 64 KiB.
+    #[must_use]
+    pub fn for_image(size_bytes: u64, front: &[u8]) -> Self {
+        let has = |place: usize, magic: &[u8]| front.get(place..place + magic.len()) == Some(magic);
+        let in_blocks = has(EXT4.0, &EXT4.1) || has(EROFS.0, &EROFS.1);
+        let (at, mut avg_bytes) = if in_blocks {
+            (At::Blocks, BLOCK_BYTES)
+        } else {
+            (At::Content, AVG_CHUNK_BYTES)
+        };
+        while size_bytes > CHUNKS_AIMED_AT * u64::from(avg_bytes) && avg_bytes * 8 < MAX_CHUNK_BYTES {
+            avg_bytes *= 2;
+        }
+        Self { at, avg_bytes }
+    }
+
+    /// The rule with that code, if there is one.
+    #[must_use]
+    pub fn from_code(code: u32) -> Option<Self> {
+        let (at, least) = match code & IN_BLOCKS {
+            0 => (At::Content, AVG_CHUNK_BYTES),
+            _ => (At::Blocks, BLOCK_BYTES),
+        };
+        let avg_bytes = code & !IN_BLOCKS;
+        let known = (least..=MAX_CHUNK_BYTES / 8).contains(&avg_bytes) && avg_bytes.is_power_of_two();
+        known.then_some(Self { at, avg_bytes })
+    }
+
+    /// As it stands in an index: the average in bytes, and bit 31 for blocks.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        match self.at {
+            At::Content => self.avg_bytes,
+            At::Blocks => self.avg_bytes | IN_BLOCKS,
+        }
+    }
+
+    /// No chunk is longer.
+    #[must_use]
+    pub const fn max_bytes(self) -> usize {
+        match self.at {
+            At::Content => self.avg_bytes as usize * 8,
+            At::Blocks => self.avg_bytes as usize,
+        }
+    }
+}
 
 /// One chunk as it was cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CutChunk {
     /// Where it begins, in bytes from the start of the stream.
     pub offset: u64,
-    /// Its bytes, at most [`MAX_CHUNK_BYTES`] of them.
+    /// Its bytes, at most [`Cuts::max_bytes`] of them.
     pub data: Vec<u8>,
 }
 
 /// Cuts what it is fed. Holds no more than what was fed and not yet taken.
 #[derive(Debug)]
 pub struct Chunker {
+    cuts: Cuts,
     pending: Vec<u8>,
     start: usize,
     offset: u64,
@@ -31,19 +109,14 @@ pub struct Chunker {
     mask_l: u64,
 }
 
-impl Default for Chunker {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Chunker {
     /// A chunker at the start of a stream.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(cuts: Cuts) -> Self {
         // FastCDC normalisation level 1 with its unseeded gear table: part of the format.
-        let (mask_s, mask_l) = select_masks(AVG_CHUNK_BYTES as usize, Normalization::Level1);
+        let (mask_s, mask_l) = select_masks(cuts.avg_bytes as usize, Normalization::Level1);
         Self {
+            cuts,
             pending: Vec::new(),
             start: 0,
             offset: 0,
@@ -68,20 +141,14 @@ impl Chunker {
     /// The next chunk, or None until more is fed (or for good, after the end).
     pub fn next_chunk(&mut self) -> Option<CutChunk> {
         let left = &self.pending[self.start..];
-        // A cut depends on the next MAX_CHUNK_BYTES alone, so with fewer it must wait.
-        if left.is_empty() || (left.len() < MAX_CHUNK_BYTES as usize && !self.ended) {
+        // A cut depends on what the longest chunk holds, so with less it must wait.
+        if left.is_empty() || (left.len() < self.cuts.max_bytes() && !self.ended) {
             return None;
         }
-        let (_, length) = cut(
-            left,
-            MIN_CHUNK_BYTES as usize,
-            AVG_CHUNK_BYTES as usize,
-            MAX_CHUNK_BYTES as usize,
-            self.mask_s,
-            self.mask_l,
-            self.mask_s << 1,
-            self.mask_l << 1,
-        );
+        let length = match self.cuts.at {
+            At::Blocks => left.len().min(self.cuts.max_bytes()),
+            At::Content => self.next_cut(left),
+        };
         let chunk = CutChunk {
             offset: self.offset,
             data: left[..length].to_vec(),
@@ -92,11 +159,28 @@ impl Chunker {
     }
 }
 
+impl Chunker {
+    fn next_cut(&self, left: &[u8]) -> usize {
+        let avg_bytes = self.cuts.avg_bytes as usize;
+        cut(
+            left,
+            avg_bytes / 4,
+            avg_bytes,
+            self.cuts.max_bytes(),
+            self.mask_s,
+            self.mask_l,
+            self.mask_s << 1,
+            self.mask_l << 1,
+        )
+        .1
+    }
+}
+
 /// Cuts all that `reader` has, chunk by chunk, in bounded memory.
-pub fn chunk_reader<R: Read>(reader: R) -> impl Iterator<Item = io::Result<CutChunk>> {
+pub fn chunk_reader<R: Read>(reader: R, cuts: Cuts) -> impl Iterator<Item = io::Result<CutChunk>> {
     ReaderChunks {
         reader,
-        chunker: Chunker::new(),
+        chunker: Chunker::new(cuts),
         buffer: vec![0; READ_BYTES],
         failed: false,
     }
@@ -156,6 +240,11 @@ pub(crate) mod tests {
         out
     }
 
+    pub(crate) const CUTS: Cuts = Cuts {
+        at: At::Content,
+        avg_bytes: AVG_CHUNK_BYTES,
+    };
+
     struct Pieces<'a>(&'a [u8], usize);
 
     impl Read for Pieces<'_> {
@@ -170,27 +259,76 @@ pub(crate) mod tests {
     #[test]
     fn the_cuts_are_those_of_the_format() {
         // Pinned: another cut would orphan every chunk that nodes already hold.
-        let lengths: Vec<usize> = chunk_reader(&noise(7, 600_000)[..])
+        let lengths: Vec<usize> = chunk_reader(&noise(7, 100_000)[..], CUTS)
             .map(|c| c.unwrap().data.len())
             .collect();
         assert_eq!(
             lengths,
-            [114_610, 72_743, 138_813, 24_253, 64_130, 78_000, 48_903, 58_548]
+            [6291, 12_051, 18_706, 18_197, 2695, 9631, 11_082, 14_218, 7129]
         );
-        let zeros: Vec<usize> = chunk_reader(&vec![0; 600_000][..])
+        let zeros: Vec<usize> = chunk_reader(&vec![0; 150_000][..], CUTS)
             .map(|c| c.unwrap().data.len())
             .collect();
-        assert_eq!(zeros, [262_144, 262_144, 75_712]);
+        assert_eq!(zeros, [65_536, 65_536, 18_928]);
     }
 
     #[test]
     fn a_shift_in_front_leaves_later_chunks_as_they_were() {
         let old = noise(1, 3_000_000);
         let new = [b"a few bytes more".as_slice(), &old].concat();
-        let cuts = |bytes: &[u8]| chunk_reader(bytes).map(|c| c.unwrap().data).collect::<Vec<_>>();
+        let cuts = |bytes: &[u8]| {
+            chunk_reader(bytes, CUTS)
+                .map(|c| c.unwrap().data)
+                .collect::<Vec<_>>()
+        };
         let (old, new) = (cuts(&old), cuts(&new));
         let shared = new.iter().filter(|chunk| old.contains(chunk)).count();
         assert!(shared + 3 >= new.len(), "{shared} of {} chunks shared", new.len());
+    }
+
+    #[test]
+    fn longer_images_have_longer_chunks_not_more() {
+        let mut ext4 = vec![0; FRONT_BYTES];
+        ext4[1080..1082].copy_from_slice(&[0x53, 0xEF]);
+        let mut erofs = vec![0; FRONT_BYTES];
+        erofs[1024..1028].copy_from_slice(&[0xE2, 0xE1, 0xF5, 0xE0]);
+        let table = [
+            (1, 8, 4),
+            (4 << 30, 8, 4),
+            (8 << 30, 8, 8),
+            (16 << 30, 16, 16),
+            (64 << 30, 64, 64),
+        ];
+        for (size, by_content, in_blocks) in table {
+            assert_eq!(Cuts::for_image(size, &[]).code(), by_content * 1024, "{size}");
+            for front in [&ext4, &erofs] {
+                assert_eq!(
+                    Cuts::for_image(size, front).code(),
+                    (in_blocks * 1024) | (1 << 31),
+                    "{size}"
+                );
+            }
+        }
+        for front in [&[][..], &ext4] {
+            let longest = Cuts::for_image(u64::MAX, front);
+            assert!(longest.max_bytes() <= MAX_CHUNK_BYTES as usize);
+            assert_eq!(Cuts::from_code(longest.code()), Some(longest));
+        }
+        for none in [0, 1, 4096, 8193, MAX_CHUNK_BYTES, 2048 | (1 << 31), u32::MAX] {
+            assert_eq!(Cuts::from_code(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_cut_where_they_end_and_the_last_one_where_the_image_does() {
+        let cuts = Cuts::from_code(4096 | (1 << 31)).unwrap();
+        let lengths = |bytes: &[u8]| {
+            chunk_reader(bytes, cuts)
+                .map(|c| c.unwrap().data.len())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&noise(1, 9000)), [4096, 4096, 808]);
+        assert_eq!(lengths(&noise(1, 8192)), [4096, 4096]);
     }
 
     proptest! {
@@ -200,13 +338,13 @@ pub(crate) mod tests {
             seed: u64, length in 0usize..900_000, piece in 1usize..400_000,
         ) {
             let bytes = noise(seed, length);
-            let whole: Vec<_> = chunk_reader(&bytes[..]).map(|c| c.unwrap()).collect();
-            let pieces: Vec<_> = chunk_reader(Pieces(&bytes, piece)).map(|c| c.unwrap()).collect();
+            let whole: Vec<_> = chunk_reader(&bytes[..], CUTS).map(|c| c.unwrap()).collect();
+            let pieces: Vec<_> = chunk_reader(Pieces(&bytes, piece), CUTS).map(|c| c.unwrap()).collect();
             prop_assert_eq!(&whole, &pieces);
             let mut offset = 0;
             for chunk in &whole {
                 prop_assert_eq!(chunk.offset, offset);
-                prop_assert!(chunk.data.len() <= MAX_CHUNK_BYTES as usize);
+                prop_assert!(chunk.data.len() <= CUTS.max_bytes());
                 offset += chunk.data.len() as u64;
             }
             prop_assert_eq!(offset, length as u64);

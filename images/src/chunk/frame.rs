@@ -1,22 +1,34 @@
-//! A stored chunk: exactly one zstd frame with its content size and checksum. The reader gives out
-//! no byte that does not have the digest asked for, and reads no byte past the bound.
+//! A stored frame: exactly one zstd frame with its content size, which may refer back to the bytes of the
+//! image before it. Its SHA-256 is compared before anything of it is decoded.
 
 use zstd::zstd_safe;
 
-use super::{MAX_CHUNK_BYTES, MAX_FRAME_BYTES};
+use super::id::ChunkId;
+use super::page::Frame;
+use super::{MAX_FRAME_BYTES, MAX_FRAME_CONTENT_BYTES};
 use crate::digest::Digest;
 
 /// zstd's frame magic, little endian (RFC 8878, section 3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+/// How a zstd dictionary begins (RFC 8878, section 5): the bytes before a frame must not be taken for one.
+const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xA4, 0x30, 0xEC];
 
-/// Why a stored chunk is not the chunk asked for.
+/// Why stored bytes are not the frame asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// More bytes than any chunk needs.
-    #[error("{length} bytes are stored, more than any chunk needs ({MAX_FRAME_BYTES})")]
-    TooLong {
+    /// Another number of bytes than the page says.
+    #[error("{found} bytes are stored, the page says {wanted}")]
+    Length {
         /// How many bytes are stored.
-        length: u64,
+        found: u64,
+        /// What the page says.
+        wanted: u32,
+    },
+    /// What is stored is something else.
+    #[error("what is stored has digest {found}")]
+    Digest {
+        /// The digest of what is stored.
+        found: Digest,
     },
     /// It does not begin as a zstd frame.
     #[error("what is stored is no zstd frame")]
@@ -31,155 +43,238 @@ pub enum FrameError {
         extra: usize,
     },
     /// The frame does not say, or says another, content size.
-    #[error("the frame says it holds {found:?} bytes, the index says {wanted}")]
+    #[error("the frame says it holds {found:?} bytes, the page says {wanted}")]
     ContentSize {
         /// What the frame says.
         found: Option<u64>,
-        /// What the index says.
+        /// What the page says.
         wanted: u32,
+    },
+    /// A chunk in it is another than the page lists.
+    #[error("what is inside is not chunk {wanted}")]
+    Chunk {
+        /// The chunk that the page lists.
+        wanted: ChunkId,
     },
     /// zstd cannot decompress it.
     #[error("the frame cannot be decompressed: {0}")]
     Broken(String),
-    /// What came out is something else.
-    #[error("what is inside has digest {found}")]
-    Digest {
-        /// The digest of what came out.
-        found: Digest,
-    },
 }
 
-/// Packs one chunk into a frame. The same bytes, level and zstd version give the same frame; which
-/// level was used does not matter to a reader.
+/// The bytes that a frame refers back to. Part of the format: where they begin like a dictionary, their
+/// first byte is left out, because zstd would read them as one.
+fn referable(before: &[u8]) -> &[u8] {
+    if before.starts_with(&DICTIONARY_MAGIC) {
+        &before[1..]
+    } else {
+        before
+    }
+}
+
+/// Packs `content`, which stands in the image right after `before`. The same bytes, level and zstd version
+/// give the same frame; which level was used does not matter to a reader.
 ///
 /// # Errors
 /// What zstd reports.
-pub fn encode_frame(compressor: &mut zstd::bulk::Compressor<'_>, data: &[u8]) -> std::io::Result<Vec<u8>> {
-    compressor.set_parameter(zstd_safe::CParameter::ChecksumFlag(true))?;
-    compressor.set_parameter(zstd_safe::CParameter::ContentSizeFlag(true))?;
-    compressor.compress(data)
+pub fn encode_frame(
+    context: &mut zstd_safe::CCtx<'_>,
+    content: &[u8],
+    before: &[u8],
+    level: i32,
+) -> std::io::Result<Vec<u8>> {
+    let mut stored = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
+    context
+        .compress_using_dict(&mut stored, content, referable(before), level)
+        .map_err(|code| std::io::Error::other(zstd_safe::get_error_name(code)))?;
+    Ok(stored)
 }
 
-/// Unpacks one frame that must hold exactly `length` bytes with digest `digest`.
-///
-/// # Errors
-/// Anything but exactly that one frame; see [`FrameError`].
-pub fn decode_frame(stored: &[u8], length: u32, digest: &Digest) -> Result<Vec<u8>, FrameError> {
-    if stored.len() as u64 > MAX_FRAME_BYTES {
-        return Err(FrameError::TooLong {
-            length: stored.len() as u64,
+/// Unpacks frames.
+pub struct Decoder {
+    context: zstd_safe::DCtx<'static>,
+    content: Vec<u8>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder {
+    /// A decoder; one serves many frames.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            context: zstd_safe::DCtx::create(),
+            content: Vec::new(),
+        }
+    }
+
+    /// The content of one stored frame, which stands in the image right after `before`.
+    ///
+    /// # Errors
+    /// Anything but exactly the frame that `frame` describes; see [`FrameError`].
+    pub fn decode(&mut self, stored: &[u8], frame: &Frame, before: &[u8]) -> Result<&[u8], FrameError> {
+        check_stored(stored, frame)?;
+        let wanted = frame.content_bytes as usize;
+        self.content.resize(wanted.max(self.content.len()), 0);
+        // There is room for exactly what the page says: a frame that holds more fails.
+        let room = &mut self.content[..wanted];
+        let decoded = self
+            .context
+            .decompress_using_dict(room, stored, referable(before))
+            .map_err(|code| FrameError::Broken(zstd_safe::get_error_name(code).to_owned()))?;
+        if decoded == wanted {
+            Ok(&self.content[..wanted])
+        } else {
+            Err(FrameError::ContentSize {
+                found: Some(decoded as u64),
+                wanted: frame.content_bytes,
+            })
+        }
+    }
+}
+
+/// All that can be told without decoding.
+fn check_stored(stored: &[u8], frame: &Frame) -> Result<(), FrameError> {
+    if stored.len() as u64 != u64::from(frame.stored_bytes) || frame.stored_bytes > MAX_FRAME_BYTES {
+        return Err(FrameError::Length {
+            found: stored.len() as u64,
+            wanted: frame.stored_bytes,
         });
+    }
+    let found = Digest::of(stored);
+    if found != frame.digest {
+        return Err(FrameError::Digest { found });
     }
     // A skippable frame has another magic, and is refused here.
     if !stored.starts_with(&ZSTD_MAGIC) {
         return Err(FrameError::NoFrame);
     }
-    let frame_length = zstd_safe::find_frame_compressed_size(stored).map_err(|_| FrameError::CutOff)?;
-    if frame_length < stored.len() {
+    let length = zstd_safe::find_frame_compressed_size(stored).map_err(|_| FrameError::CutOff)?;
+    if length < stored.len() {
         return Err(FrameError::Trailing {
-            extra: stored.len() - frame_length,
+            extra: stored.len() - length,
         });
     }
     let content = zstd_safe::get_frame_content_size(stored).map_err(|_| FrameError::NoFrame)?;
-    if content != Some(u64::from(length)) || length > MAX_CHUNK_BYTES {
+    if content != Some(u64::from(frame.content_bytes)) || frame.content_bytes > MAX_FRAME_CONTENT_BYTES {
         return Err(FrameError::ContentSize {
             found: content,
-            wanted: length,
+            wanted: frame.content_bytes,
         });
     }
-    // The buffer has room for exactly what the index says: a frame that holds more fails.
-    let data = zstd::bulk::decompress(stored, length as usize)
-        .map_err(|error| FrameError::Broken(error.to_string()))?;
-    let found = Digest::of(&data);
-    if data.len() != length as usize || found != *digest {
-        return Err(FrameError::Digest { found });
-    }
-    Ok(data)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use crate::chunk::Part;
     use crate::chunk::cut::tests::noise;
 
-    fn packed(level: i32, data: &[u8]) -> Vec<u8> {
-        encode_frame(&mut zstd::bulk::Compressor::new(level).unwrap(), data).unwrap()
+    fn packed(level: i32, content: &[u8], before: &[u8]) -> Vec<u8> {
+        encode_frame(&mut zstd_safe::CCtx::create(), content, before, level).unwrap()
+    }
+
+    /// What a page would say of these stored bytes.
+    fn described(stored: &[u8], content_bytes: usize) -> Frame {
+        Frame {
+            part: Part::Front,
+            first_chunk: 0,
+            chunks: 1,
+            stored_bytes: u32::try_from(stored.len()).unwrap(),
+            content_bytes: u32::try_from(content_bytes).unwrap(),
+            digest: Digest::of(stored),
+        }
+    }
+
+    fn decode(stored: &[u8], content_bytes: usize, before: &[u8]) -> Result<Vec<u8>, FrameError> {
+        let frame = described(stored, content_bytes);
+        Decoder::new().decode(stored, &frame, before).map(<[u8]>::to_vec)
     }
 
     #[test]
-    fn any_level_gives_back_the_same_chunk() {
-        for data in [vec![], vec![7; 100_000], noise(3, MAX_CHUNK_BYTES as usize)] {
+    fn any_level_gives_back_the_same_content_and_what_went_before_helps() {
+        let before = noise(8, 100_000);
+        for content in [vec![7; 100_000], noise(3, MAX_FRAME_CONTENT_BYTES as usize)] {
             for level in [1, 9, 19] {
-                let stored = packed(level, &data);
-                assert!(stored.len() as u64 <= MAX_FRAME_BYTES);
-                let length = u32::try_from(data.len()).unwrap();
-                assert_eq!(decode_frame(&stored, length, &Digest::of(&data)).unwrap(), data);
+                let stored = packed(level, &content, &before);
+                assert!(stored.len() as u64 <= u64::from(MAX_FRAME_BYTES));
+                assert_eq!(decode(&stored, content.len(), &before).unwrap(), content);
             }
         }
+        let moved = [&before[1234..60_000], b"a few bytes more".as_slice()].concat();
+        let stored = packed(3, &moved, &before);
+        assert!(stored.len() < 200, "{} bytes", stored.len());
+        assert_eq!(decode(&stored, moved.len(), &before).unwrap(), moved);
+        // On another ground it is other bytes, or none.
+        assert_ne!(decode(&stored, moved.len(), &noise(9, 100_000)).ok(), Some(moved));
     }
 
     #[test]
-    fn every_cut_and_every_flipped_byte_is_refused() {
-        let data = noise(5, 700).repeat(3);
-        let stored = packed(3, &data);
-        let digest = Digest::of(&data);
-        for length in 0..stored.len() {
-            assert!(
-                decode_frame(&stored[..length], 2100, &digest).is_err(),
-                "cut at {length}"
-            );
+    fn an_image_that_looks_like_a_dictionary_is_none() {
+        let before = [DICTIONARY_MAGIC.as_slice(), &noise(4, 50_000)].concat();
+        let content = [b"x".as_slice(), &before[10..40_000]].concat();
+        let stored = packed(3, &content, &before);
+        assert!(stored.len() < 200, "{} bytes", stored.len());
+        assert_eq!(decode(&stored, content.len(), &before).unwrap(), content);
+    }
+
+    #[test]
+    fn a_frame_that_is_not_the_described_one_is_not_decoded() {
+        let content = noise(5, 700).repeat(3);
+        let stored = packed(3, &content, b"");
+        let frame = described(&stored, content.len());
+        let mut decoder = Decoder::new();
+        for at in 0..stored.len() {
+            assert!(matches!(
+                decoder.decode(&stored[..at], &frame, b""),
+                Err(FrameError::Length { .. })
+            ));
             let mut flipped = stored.clone();
-            flipped[length] ^= 0x40;
-            if let Ok(out) = decode_frame(&flipped, 2100, &digest) {
-                assert_eq!(out, data, "flipped at {length}");
-            }
+            flipped[at] ^= 0x40;
+            assert!(matches!(
+                decoder.decode(&flipped, &frame, b""),
+                Err(FrameError::Digest { .. })
+            ));
         }
     }
 
+    /// What follows was signed, by a signer who makes mistakes or was deceived.
     #[test]
     fn nothing_may_follow_precede_or_replace_the_frame() {
-        let data = noise(9, 1000);
-        let digest = Digest::of(&data);
-        let stored = packed(3, &data);
-        let second = [stored.clone(), packed(3, b"more")].concat();
-        assert_eq!(
-            decode_frame(&second, 1000, &digest),
-            Err(FrameError::Trailing {
-                extra: second.len() - stored.len()
-            })
-        );
+        let content = noise(9, 1000);
+        let stored = packed(3, &content, b"");
+        let second = [stored.clone(), packed(3, b"more", b"")].concat();
+        let extra = second.len() - stored.len();
+        assert_eq!(decode(&second, 1000, b""), Err(FrameError::Trailing { extra }));
         let trailing = [stored.as_slice(), b"x"].concat();
         assert_eq!(
-            decode_frame(&trailing, 1000, &digest),
+            decode(&trailing, 1000, b""),
             Err(FrameError::Trailing { extra: 1 })
         );
         let skippable = [&[0x50, 0x2A, 0x4D, 0x18, 1, 0, 0, 0, 0], stored.as_slice()].concat();
-        assert_eq!(decode_frame(&skippable, 1000, &digest), Err(FrameError::NoFrame));
-        let other = packed(3, &noise(10, 1000));
-        assert!(matches!(
-            decode_frame(&other, 1000, &digest),
-            Err(FrameError::Digest { .. })
-        ));
+        assert_eq!(decode(&skippable, 1000, b""), Err(FrameError::NoFrame));
+        for at in 4..stored.len() {
+            assert!(decode(&stored[..at], 1000, b"").is_err(), "cut at {at}");
+        }
     }
 
     #[test]
     fn a_bomb_is_refused_by_what_it_says_and_by_what_it_does() {
-        let bomb = packed(19, &vec![0; 64 << 20]);
+        let bomb = packed(19, &vec![0; 64 << 20], b"");
         assert!(matches!(
-            decode_frame(&bomb, 1000, &Digest::of(b"")),
+            decode(&bomb, 1000, b""),
             Err(FrameError::ContentSize { .. })
         ));
         // Without a content size (streamed), it is refused too.
         let silent = zstd::stream::encode_all(&vec![0; 64 << 20][..], 3).unwrap();
         assert!(matches!(
-            decode_frame(&silent, 1000, &Digest::of(b"")),
+            decode(&silent, 1000, b""),
             Err(FrameError::ContentSize { found: None, .. })
-        ));
-        let long = vec![0; usize::try_from(MAX_FRAME_BYTES).unwrap() + 1];
-        assert!(matches!(
-            decode_frame(&long, 1000, &Digest::of(b"")),
-            Err(FrameError::TooLong { .. })
         ));
     }
 }

@@ -1,19 +1,25 @@
-//! The chunk index of one artifact: the list of its chunks in order, as a bounded binary file. There
-//! are no offsets in it, so chunks cannot overlap or leave gaps; a run of zeros needs no fetch.
+//! The index of one artifact: its pages in order, as a bounded binary file. There are no offsets in it, so
+//! pages cannot overlap or leave gaps, in the image or in the pack.
 
-use super::{MAX_ARTIFACT_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_INDEX_BYTES};
+use std::ops::Range;
+
+use super::cut::Cuts;
+use super::id::{ID_BYTES, ListId};
+use super::page::{Page, PageError, Part};
+use super::{
+    MAX_ARTIFACT_BYTES, MAX_CHUNK_BYTES, MAX_FRAME_BYTES, MAX_INDEX_BYTES, MAX_PAGE_BYTES, MAX_PAGE_CHUNKS,
+    MAX_PAGES, MAX_WINDOW_BYTES,
+};
 use crate::digest::Digest;
 
 /// The first bytes of every index.
 pub const MAGIC: [u8; 8] = *b"DRYDOCKX";
-/// The index format that is written, and the newest that is read.
-pub const INDEX_FORMAT: u16 = 1;
+/// The index format that is written and read.
+pub const INDEX_FORMAT: u16 = 2;
 /// Bytes before the first entry.
-pub const HEADER_BYTES: usize = 64;
+pub const HEADER_BYTES: usize = 72;
 /// Bytes of each entry.
-pub const ENTRY_BYTES: usize = 36;
-/// The bit of an entry's length that marks a run of zeros.
-const ZEROS: u32 = 1 << 31;
+pub const ENTRY_BYTES: usize = 64;
 
 /// Why bytes are no index.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,9 +29,15 @@ pub enum IndexError {
     Magic,
     /// Written in a format that this program does not know.
     #[error(
-        "the chunk index has format {found}, this program reads up to {INDEX_FORMAT}: update Drydock on this machine first"
+        "the chunk index has format {found}, this program reads {INDEX_FORMAT}: update Drydock on this machine first"
     )]
     NewerFormat {
+        /// The format it says it has.
+        found: u16,
+    },
+    /// Written in a format that is not read any more.
+    #[error("the chunk index has format {found}, this program reads {INDEX_FORMAT}: build the release again")]
+    OlderFormat {
         /// The format it says it has.
         found: u16,
     },
@@ -40,10 +52,10 @@ pub enum IndexError {
         /// Bytes there should be.
         wanted: u64,
     },
-    /// Its chunks do not add up to the artifact.
-    #[error("the chunks add up to {sum} bytes, the artifact has {wanted}")]
+    /// Its pages do not add up to the artifact.
+    #[error("the pages add up to {sum} bytes, the artifact has {wanted}")]
     Sum {
-        /// The sum of the lengths.
+        /// The sum of what they cover.
         sum: u64,
         /// The artifact's size.
         wanted: u64,
@@ -56,24 +68,68 @@ pub enum IndexError {
     },
 }
 
-/// What is in a chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ChunkContent {
-    /// Zeros only; nothing is stored.
-    Zeros,
-    /// Bytes with this digest, stored as `chunks/HE/HEX.zst`.
-    Stored(Digest),
+/// One page as the index names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRef {
+    /// What its list of chunks is called.
+    pub list: ListId,
+    /// The SHA-256 of the stored page.
+    pub digest: Digest,
+    /// Bytes of the stored page.
+    pub page_bytes: u32,
+    /// Bytes of the image that it covers.
+    pub image_bytes: u32,
+    /// Bytes of its frames in the front of the pack, and in the rest.
+    pub frames_bytes: [u32; 2],
+    /// Its chunks.
+    pub chunks: u32,
+    /// The part of the pack that the page itself is in.
+    pub part: Part,
+    /// Where it begins in the image.
+    pub offset: u64,
+    /// Where the first of its frames begins in the front of the pack, and in the rest.
+    pub frames_at: [u64; 2],
+    /// Where it is stored in the pack.
+    pub page_at: u64,
 }
 
-/// One chunk of an artifact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ChunkRef {
-    /// Where it begins in the artifact, in bytes.
-    pub offset: u64,
-    /// Its length in bytes, 1 to [`MAX_CHUNK_BYTES`].
-    pub length: u32,
-    /// What is in it.
-    pub content: ChunkContent,
+impl PageRef {
+    /// Reads the page that is stored as `bytes`.
+    ///
+    /// # Errors
+    /// It is not the one that this names, or breaks a rule.
+    pub fn read(&self, bytes: &[u8]) -> Result<Page, PageError> {
+        let found = Digest::of(bytes);
+        if found != self.digest {
+            return Err(PageError::Other(format!("it has digest {found}")));
+        }
+        let page = Page::parse(bytes)?;
+        let list = page.list();
+        let (count, covers) = (list.count(), list.image_bytes());
+        if list.id() != self.list || count != self.chunks as usize || covers != self.image_bytes {
+            return Err(PageError::Other(format!(
+                "it lists {count} chunks of {covers} bytes"
+            )));
+        }
+        let found = [Part::Front, Part::Rest].map(|part| page.stored_bytes(part));
+        if found != self.frames_bytes {
+            return Err(PageError::Other(format!("its frames have {found:?} bytes")));
+        }
+        Ok(page)
+    }
+
+    /// Where its frames of that part are in the pack, one after another.
+    #[must_use]
+    pub fn frames(&self, part: Part) -> Range<u64> {
+        let at = self.frames_at[part as usize];
+        at..at + u64::from(self.frames_bytes[part as usize])
+    }
+
+    /// Where it is in the pack.
+    #[must_use]
+    pub fn stored(&self) -> Range<u64> {
+        self.page_at..self.page_at + u64::from(self.page_bytes)
+    }
 }
 
 /// A chunk index that was checked.
@@ -81,11 +137,14 @@ pub struct ChunkRef {
 pub struct ChunkIndex {
     artifact: Digest,
     size: u64,
-    entries: Vec<(u32, ChunkContent)>,
+    window_bytes: u32,
+    cuts: Cuts,
+    pages: Vec<PageRef>,
+    pack_bytes: u64,
 }
 
 impl ChunkIndex {
-    /// Reads an index: magic, format, bounds, exact length, and the sum of all lengths.
+    /// Reads an index: magic, format, bounds, exact length, and the sum of what its pages cover.
     ///
     /// # Errors
     /// See [`IndexError`].
@@ -94,50 +153,67 @@ impl ChunkIndex {
         if !bytes.starts_with(&MAGIC) {
             return Err(IndexError::Magic);
         }
+        let length = |wanted: u64| IndexError::Length {
+            found: bytes.len() as u64,
+            wanted,
+        };
         let (head, body) = bytes
             .split_first_chunk::<HEADER_BYTES>()
-            .ok_or(IndexError::Length {
-                found: bytes.len() as u64,
-                wanted: HEADER_BYTES as u64,
-            })?;
-        let format = u16::from_le_bytes([head[8], head[9]]);
-        if format != INDEX_FORMAT {
-            return Err(IndexError::NewerFormat { found: format });
+            .ok_or_else(|| length(HEADER_BYTES as u64))?;
+        match u16::from_le_bytes([head[8], head[9]]) {
+            INDEX_FORMAT => {}
+            found if found > INDEX_FORMAT => return Err(IndexError::NewerFormat { found }),
+            found => return Err(IndexError::OlderFormat { found }),
         }
-        let count = u32::from_le_bytes([head[12], head[13], head[14], head[15]]);
-        if [head[10], head[11]] != [0, 0] || head[24..32] != [0; 8] {
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (count, window_bytes) = (word(12), word(24));
+        if [head[10], head[11]] != [0, 0] || head[32..40] != [0; 8] {
             return rule("a reserved field is not zero".to_owned());
         }
-        if count == 0 || count > MAX_CHUNKS {
-            return rule(format!("{count} chunks, where 1 to {MAX_CHUNKS} are allowed"));
+        if count == 0 || count > MAX_PAGES {
+            return rule(format!("{count} pages, where 1 to {MAX_PAGES} are allowed"));
         }
+        if window_bytes > MAX_WINDOW_BYTES {
+            return rule(format!("frames refer back {window_bytes} bytes"));
+        }
+        let Some(cuts) = Cuts::from_code(word(28)) else {
+            return rule(format!("cut by the unknown rule {}", word(28)));
+        };
         let wanted = (HEADER_BYTES + count as usize * ENTRY_BYTES) as u64;
         if bytes.len() as u64 != wanted {
-            return Err(IndexError::Length {
-                found: bytes.len() as u64,
-                wanted,
-            });
+            return Err(length(wanted));
         }
-        let mut size = [0u8; 8];
-        size.copy_from_slice(&head[16..24]);
+        let size = u64::from(word(16)) | u64::from(word(20)) << 32;
         let mut artifact = [0u8; 32];
-        artifact.copy_from_slice(&head[32..64]);
-        let (artifact, size) = (Digest::from_bytes(artifact), u64::from_le_bytes(size));
-        let mut entries = Vec::with_capacity(count as usize);
-        let mut sum = 0u64;
-        for entry in body.chunks_exact(ENTRY_BYTES) {
-            let (length, content) = parse_entry(entry)?;
-            sum += u64::from(length);
-            entries.push((length, content));
-        }
+        artifact.copy_from_slice(&head[40..72]);
+        let (pages, sum) = parse_entries(body)?;
         if sum != size || size > MAX_ARTIFACT_BYTES {
             return Err(IndexError::Sum { sum, wanted: size });
         }
-        Ok(Self {
-            artifact,
+        let mut index = Self {
+            artifact: Digest::from_bytes(artifact),
             size,
-            entries,
-        })
+            window_bytes,
+            cuts,
+            pages,
+            pack_bytes: 0,
+        };
+        for part in [Part::Front, Part::Rest] {
+            index.place(part);
+        }
+        Ok(index)
+    }
+
+    /// Gives what is in a part of the pack its place: the frames, then the pages.
+    fn place(&mut self, part: Part) {
+        for page in &mut self.pages {
+            page.frames_at[part as usize] = self.pack_bytes;
+            self.pack_bytes += u64::from(page.frames_bytes[part as usize]);
+        }
+        for page in self.pages.iter_mut().filter(|page| page.part == part) {
+            page.page_at = self.pack_bytes;
+            self.pack_bytes += u64::from(page.page_bytes);
+        }
     }
 
     /// That this is the index of the artifact with that digest and size.
@@ -163,51 +239,100 @@ impl ChunkIndex {
         self.artifact
     }
 
-    /// The artifact's size in bytes, which is the sum of its chunks' lengths.
+    /// The artifact's size in bytes, which is the sum of what its pages cover.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
     }
 
-    /// How many chunks there are, 1 to [`MAX_CHUNKS`].
+    /// How many bytes before itself in the image a frame may refer to.
     #[must_use]
-    pub fn count(&self) -> usize {
-        self.entries.len()
+    pub const fn window_bytes(&self) -> u32 {
+        self.window_bytes
     }
 
-    /// The chunks in order. Their offsets are contiguous from 0 to the artifact's size.
-    pub fn chunks(&self) -> impl Iterator<Item = ChunkRef> + '_ {
-        let mut next = 0;
-        self.entries.iter().map(move |&(length, content)| {
-            let offset = next;
-            next += u64::from(length);
-            ChunkRef {
-                offset,
-                length,
-                content,
-            }
-        })
+    /// By which rule the artifact is cut, so that a node can cut what it has alike.
+    #[must_use]
+    pub const fn cuts(&self) -> Cuts {
+        self.cuts
+    }
+
+    /// The pages in order, 1 to [`MAX_PAGES`].
+    #[must_use]
+    pub fn pages(&self) -> &[PageRef] {
+        &self.pages
+    }
+
+    /// The chunks of all pages.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.pages.iter().map(|page| u64::from(page.chunks)).sum()
+    }
+
+    /// The bytes of the pack.
+    #[must_use]
+    pub const fn pack_bytes(&self) -> u64 {
+        self.pack_bytes
     }
 }
 
-fn parse_entry(entry: &[u8]) -> Result<(u32, ChunkContent), IndexError> {
-    let word = u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
-    let mut digest = [0u8; 32];
-    digest.copy_from_slice(&entry[4..ENTRY_BYTES]);
-    let length = word & !ZEROS;
-    if length == 0 || length > MAX_CHUNK_BYTES {
-        return Err(IndexError::Rule(format!("a chunk of {length} bytes")));
+fn parse_entries(body: &[u8]) -> Result<(Vec<PageRef>, u64), IndexError> {
+    let mut pages = Vec::with_capacity(body.len() / ENTRY_BYTES);
+    let mut offset = 0;
+    for entry in body.chunks_exact(ENTRY_BYTES) {
+        let word = |at: usize| u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
+        let mut list = [0; ID_BYTES];
+        list.copy_from_slice(&entry[..ID_BYTES]);
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&entry[16..48]);
+        let page = PageRef {
+            list: ListId::from_bytes(list),
+            digest: Digest::from_bytes(digest),
+            page_bytes: word(48) & 0x7FFF,
+            part: if word(48) & 0x8000 == 0 {
+                Part::Front
+            } else {
+                Part::Rest
+            },
+            chunks: word(48) >> 16,
+            image_bytes: word(52),
+            frames_bytes: [word(56), word(60)],
+            offset,
+            frames_at: [0; 2],
+            page_at: 0,
+        };
+        check_page(&page)?;
+        offset += u64::from(page.image_bytes);
+        pages.push(page);
     }
-    if word & ZEROS == 0 {
-        return Ok((length, ChunkContent::Stored(Digest::from_bytes(digest))));
-    }
-    if digest != [0; 32] {
-        return Err(IndexError::Rule("a run of zeros with a digest".to_owned()));
-    }
-    Ok((length, ChunkContent::Zeros))
+    Ok((pages, offset))
 }
 
-/// Gathers chunks in order and writes the index. The same chunks give the same bytes.
+fn check_page(page: &PageRef) -> Result<(), IndexError> {
+    let most = MAX_PAGE_CHUNKS as u32;
+    let inside = (1..=most).contains(&page.chunks)
+        && (1..=MAX_PAGE_BYTES).contains(&page.page_bytes)
+        && (page.chunks..=page.chunks * MAX_CHUNK_BYTES).contains(&page.image_bytes)
+        && page
+            .frames_bytes
+            .iter()
+            .all(|bytes| *bytes <= page.chunks * MAX_FRAME_BYTES);
+    if inside {
+        return Ok(());
+    }
+    let PageRef {
+        page_bytes,
+        image_bytes,
+        frames_bytes,
+        chunks,
+        ..
+    } = page;
+    Err(IndexError::Rule(format!(
+        "a page of {page_bytes} bytes for {chunks} chunks of {image_bytes} bytes in {frames_bytes:?}"
+    )))
+}
+
+/// Gathers pages in order and writes the index. The same pages give the same bytes.
 #[derive(Debug, Default)]
 pub struct IndexBuilder {
     body: Vec<u8>,
@@ -216,55 +341,56 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// An index without chunks.
+    /// An index without pages.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds the next chunk.
+    /// Adds the next page, which is stored as `stored` in that part of the pack.
     ///
     /// # Errors
-    /// Too many chunks, or a length out of bounds.
-    pub fn push(&mut self, length: u32, content: ChunkContent) -> Result<(), IndexError> {
-        if length == 0 || length > MAX_CHUNK_BYTES || self.count == MAX_CHUNKS {
-            return Err(IndexError::Rule(format!(
-                "chunk {} of {length} bytes",
-                self.count
-            )));
+    /// Too many pages.
+    pub fn push(&mut self, page: &Page, stored: &[u8], part: Part) -> Result<(), IndexError> {
+        if self.count == MAX_PAGES {
+            return Err(IndexError::Rule(format!("more than {MAX_PAGES} pages")));
         }
-        let (word, digest) = match content {
-            ChunkContent::Zeros => (length | ZEROS, [0; 32]),
-            ChunkContent::Stored(digest) => (length, *digest.as_bytes()),
-        };
-        self.body.extend_from_slice(&word.to_le_bytes());
-        self.body.extend_from_slice(&digest);
+        let list = page.list();
+        self.body.extend_from_slice(list.id().as_bytes());
+        self.body.extend_from_slice(Digest::of(stored).as_bytes());
+        // All of them are bounded by MAX_PAGE_CHUNKS chunks.
+        let words = [
+            stored.len() as u32 | (part as u32) << 15 | (list.count() as u32) << 16,
+            list.image_bytes(),
+            page.stored_bytes(Part::Front),
+            page.stored_bytes(Part::Rest),
+        ];
+        for word in words {
+            self.body.extend_from_slice(&word.to_le_bytes());
+        }
         self.count += 1;
-        self.size += u64::from(length);
+        self.size += u64::from(list.image_bytes());
         Ok(())
     }
 
-    /// The index file of the artifact with that digest.
+    /// The index file of the artifact with that digest, whose frames refer back at most `window_bytes`.
     ///
     /// # Errors
-    /// No chunk was added, or the artifact is too long.
-    pub fn finish(self, artifact: &Digest) -> Result<Vec<u8>, IndexError> {
-        if self.count == 0 || self.size > MAX_ARTIFACT_BYTES {
-            return Err(IndexError::Rule(format!(
-                "{} chunks with {} bytes",
-                self.count, self.size
-            )));
-        }
+    /// No page was added, or a bound is broken.
+    pub fn finish(self, artifact: &Digest, window_bytes: u32, cuts: Cuts) -> Result<Vec<u8>, IndexError> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + self.body.len());
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&INDEX_FORMAT.to_le_bytes());
         bytes.extend_from_slice(&[0; 2]);
         bytes.extend_from_slice(&self.count.to_le_bytes());
         bytes.extend_from_slice(&self.size.to_le_bytes());
+        bytes.extend_from_slice(&window_bytes.to_le_bytes());
+        bytes.extend_from_slice(&cuts.code().to_le_bytes());
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(artifact.as_bytes());
         bytes.extend_from_slice(&self.body);
         debug_assert!(bytes.len() as u64 <= MAX_INDEX_BYTES);
+        ChunkIndex::parse(&bytes)?;
         Ok(bytes)
     }
 }
@@ -273,27 +399,74 @@ impl IndexBuilder {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use crate::chunk::cut::tests::CUTS;
+    use crate::chunk::page::{Chunk, ChunkList, Frame};
+    use crate::chunk::{ChunkId, MAX_CHUNK_BYTES};
     use proptest::prelude::*;
+
+    fn page(seed: u8, length: u32) -> Page {
+        let mut list = ChunkList::default();
+        let id = ChunkId::of(&[seed, 1]);
+        list.push(Chunk { length, id });
+        list.push(Chunk {
+            length: 100,
+            id: ChunkId::ZEROS,
+        });
+        let frame = Frame {
+            part: if seed == 1 { Part::Rest } else { Part::Front },
+            first_chunk: 0,
+            chunks: 1,
+            stored_bytes: 50,
+            content_bytes: length,
+            digest: Digest::of(&[seed]),
+        };
+        Page::new(list, vec![frame]).unwrap()
+    }
 
     fn example() -> Vec<u8> {
         let mut builder = IndexBuilder::new();
-        builder
-            .push(70_000, ChunkContent::Stored(Digest::of(b"a")))
-            .unwrap();
-        builder.push(MAX_CHUNK_BYTES, ChunkContent::Zeros).unwrap();
-        builder.push(1, ChunkContent::Stored(Digest::of(b"b"))).unwrap();
-        builder.finish(&Digest::of(b"artifact")).unwrap()
+        for (seed, length) in [(1, 70_000), (2, MAX_CHUNK_BYTES)] {
+            let page = page(seed, length);
+            builder
+                .push(&page, &page.to_bytes(), page.frames()[0].part)
+                .unwrap();
+        }
+        builder.finish(&Digest::of(b"artifact"), 1000, CUTS).unwrap()
     }
+
+    const SIZE: u64 = 70_100 + MAX_CHUNK_BYTES as u64 + 100;
 
     #[test]
     fn what_was_written_is_read() {
         let index = ChunkIndex::parse(&example()).unwrap();
-        let offsets: Vec<u64> = index.chunks().map(|chunk| chunk.offset).collect();
-        assert_eq!(offsets, [0, 70_000, 332_144]);
-        assert_eq!(index.size(), 332_145);
-        index.check_artifact(&Digest::of(b"artifact"), 332_145).unwrap();
-        assert!(index.check_artifact(&Digest::of(b"artifact"), 332_146).is_err());
-        assert!(index.check_artifact(&Digest::of(b"other"), 332_145).is_err());
+        let places: Vec<_> = index
+            .pages()
+            .iter()
+            .map(|page| (page.offset, page.frames(page.part), page.page_at))
+            .collect();
+        assert_eq!(places, [(0, 134..184, 184), (70_100, 0..50, 50)]);
+        assert_eq!((index.size(), index.pack_bytes(), index.chunks()), (SIZE, 268, 4));
+        index.check_artifact(&Digest::of(b"artifact"), SIZE).unwrap();
+        assert!(index.check_artifact(&Digest::of(b"artifact"), SIZE + 1).is_err());
+        assert!(index.check_artifact(&Digest::of(b"other"), SIZE).is_err());
+    }
+
+    #[test]
+    fn a_page_is_read_only_as_the_one_that_is_named() {
+        let index = ChunkIndex::parse(&example()).unwrap();
+        let (first, second) = (page(1, 70_000), page(2, MAX_CHUNK_BYTES));
+        assert_eq!(index.pages()[0].read(&first.to_bytes()).unwrap(), first);
+        assert!(matches!(
+            index.pages()[0].read(&second.to_bytes()),
+            Err(PageError::Other(_))
+        ));
+        // Signed, but at odds with itself.
+        let mut lying = index.pages()[0];
+        lying.frames_bytes[0] += 1;
+        assert!(matches!(lying.read(&first.to_bytes()), Err(PageError::Other(_))));
+        let mut lying = index.pages()[0];
+        lying.list = index.pages()[1].list;
+        assert!(matches!(lying.read(&first.to_bytes()), Err(PageError::Other(_))));
     }
 
     #[test]
@@ -308,41 +481,51 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_do_not_add_up_are_refused() {
+    fn what_does_not_add_up_is_refused() {
         let set = |at: usize, value: &[u8]| {
             let mut bytes = example();
             bytes[at..at + value.len()].copy_from_slice(value);
             ChunkIndex::parse(&bytes)
         };
+        let rules: [(usize, u32); 12] = [
+            (10, 1),
+            (12, 0),
+            (12, u32::MAX),
+            (24, MAX_WINDOW_BYTES + 1),
+            (28, 5000),
+            (36, 1),
+            (HEADER_BYTES + 48, 2 << 16),
+            (HEADER_BYTES + 48, 100),
+            (HEADER_BYTES + 52, u32::MAX),
+            (HEADER_BYTES + 56, u32::MAX),
+            (HEADER_BYTES + 60, u32::MAX),
+            (HEADER_BYTES + 48, 84 | 129 << 16),
+        ];
+        for (at, value) in rules {
+            let found = set(at, &value.to_le_bytes());
+            assert!(matches!(found, Err(IndexError::Rule(_))), "{at}: {found:?}");
+        }
+        for (at, value) in [(16, SIZE + 1), (16, u64::MAX)] {
+            assert!(matches!(
+                set(at, &value.to_le_bytes()),
+                Err(IndexError::Sum { .. })
+            ));
+        }
+        let longer = 70_101u32.to_le_bytes();
         assert!(matches!(
-            set(16, &332_146u64.to_le_bytes()),
+            set(HEADER_BYTES + 52, &longer),
             Err(IndexError::Sum { .. })
         ));
         assert!(matches!(
-            set(16, &u64::MAX.to_le_bytes()),
-            Err(IndexError::Sum { .. })
+            set(8, &3u16.to_le_bytes()),
+            Err(IndexError::NewerFormat { found: 3 })
         ));
         assert!(matches!(
-            set(64, &70_001u32.to_le_bytes()),
-            Err(IndexError::Sum { .. })
-        ));
-        assert!(matches!(set(64, &0u32.to_le_bytes()), Err(IndexError::Rule(_))));
-        assert!(matches!(
-            set(64, &(MAX_CHUNK_BYTES + 1).to_le_bytes()),
-            Err(IndexError::Rule(_))
-        ));
-        assert!(matches!(set(104, &[1]), Err(IndexError::Rule(_))));
-        assert!(matches!(
-            set(8, &2u16.to_le_bytes()),
-            Err(IndexError::NewerFormat { found: 2 })
-        ));
-        assert!(matches!(set(10, &[1]), Err(IndexError::Rule(_))));
-        assert!(matches!(
-            set(12, &u32::MAX.to_le_bytes()),
-            Err(IndexError::Rule(_))
+            set(8, &1u16.to_le_bytes()),
+            Err(IndexError::OlderFormat { found: 1 })
         ));
         assert!(matches!(
-            set(12, &4u32.to_le_bytes()),
+            set(12, &3u32.to_le_bytes()),
             Err(IndexError::Length { .. })
         ));
     }
@@ -352,7 +535,7 @@ mod tests {
         fn no_bytes_make_the_reader_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300), real: bool) {
             if real && bytes.len() >= 10 {
                 bytes[..8].copy_from_slice(&MAGIC);
-                bytes[8..10].copy_from_slice(&1u16.to_le_bytes());
+                bytes[8..10].copy_from_slice(&INDEX_FORMAT.to_le_bytes());
             }
             let _ = ChunkIndex::parse(&bytes);
         }

@@ -161,14 +161,14 @@ mod tests {
 
     #[test]
     fn a_url_below_the_first_base_is_the_same_file_at_every_other() {
-        let sources = mirrors().sources(&"https://a.test/os/chunks/ab/x.zst".parse().unwrap());
+        let sources = mirrors().sources(&"https://a.test/os/packs/abx".parse().unwrap());
         let urls: Vec<_> = sources.iter().map(|source| source.url.as_str()).collect();
         assert_eq!(
             urls,
             [
-                "https://a.test/os/chunks/ab/x.zst",
-                "http://b.test/chunks/ab/x.zst",
-                "file:///srv/os/chunks/ab/x.zst"
+                "https://a.test/os/packs/abx",
+                "http://b.test/packs/abx",
+                "file:///srv/os/packs/abx"
             ]
         );
         let elsewhere: Url = "https://a.test/other/x".parse().unwrap();

@@ -90,12 +90,12 @@ pub struct Published {
     pub digest: Digest,
     /// The metadata's versions now.
     pub versions: MetadataVersions,
-    /// Chunks that were new to the repository.
-    pub new_chunks: u64,
-    /// Their stored bytes.
+    /// Artifacts whose packs were new to the repository.
+    pub new_packs: u64,
+    /// Bytes of those packs.
     pub new_bytes: u64,
-    /// Different chunks that were there already.
-    pub known_chunks: u64,
+    /// Artifacts whose packs were there already.
+    pub known_packs: u64,
 }
 
 /// Checks a release to its last byte, copies what the repository does not have, and signs it in.
@@ -129,9 +129,9 @@ pub async fn publish(request: PublishRequest) -> Result<Published, ReleaseError>
     Ok(Published {
         digest,
         versions,
-        new_chunks: copied.new_chunks,
+        new_packs: copied.new_packs,
         new_bytes: copied.new_bytes,
-        known_chunks: copied.known_chunks,
+        known_packs: copied.known_packs,
     })
 }
 

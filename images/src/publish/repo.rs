@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -18,7 +19,7 @@ use crate::error::ReleaseError;
 use crate::keys::KeyRing;
 use crate::layout::{self, METADATA_DIR, TIMESTAMP_FILE};
 use crate::progress::Progress;
-use crate::release::{Durable, ReleaseDir, read_bounded, write_whole};
+use crate::release::{Durable, ReleaseDir, check_pack, read_bounded, write_whole};
 use crate::trust::MetadataVersions;
 
 /// The lock in the repository's folder; never removed.
@@ -40,9 +41,9 @@ pub(super) enum Signs {
 /// What copying a release came to.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Copied {
-    pub new_chunks: u64,
+    pub new_packs: u64,
     pub new_bytes: u64,
-    pub known_chunks: u64,
+    pub known_packs: u64,
 }
 
 /// The newest metadata of a repository, each verified by its root; None where there are none yet.
@@ -101,31 +102,54 @@ impl RepoDir {
         .await
     }
 
-    /// Copies what of a release is not here, after checking all of it, and flushes the disk.
+    /// Copies what of a release is not here, checks all of it as it then stands here, and flushes the disk.
     pub fn copy_release(&self, release: &ReleaseDir, progress: &Progress) -> Result<Copied, ReleaseError> {
         let mut copied = Copied::default();
-        let mut done = std::collections::HashSet::new();
         for artifact in &release.manifest().artifacts {
-            release.walk(artifact, progress, |digest, stored| {
-                if !done.insert(*digest) {
-                    return Ok(());
-                }
-                if self.put_object(&layout::chunk_path(digest), stored)? {
-                    copied.new_chunks += 1;
-                    copied.new_bytes += stored.len() as u64;
-                } else {
-                    copied.known_chunks += 1;
-                }
-                Ok(())
-            })?;
-            let (bytes, _) = release.index(artifact)?;
+            let (bytes, index) = release.index(artifact)?;
+            let path = self.path.join(layout::pack_path(&artifact.index.digest));
+            // One that is here is whole, unless a crash or a failing disk left something else.
+            let known = path.exists() && check_pack(&path, &index, artifact, &Progress::none()).is_ok();
+            if known {
+                copied.known_packs += 1;
+                progress.advance(artifact.size);
+            } else {
+                self.copy_pack(&release.pack(artifact), &path, |copy| {
+                    check_pack(copy, &index, artifact, progress)
+                        .map_err(|error| in_release(error, copy, &release.pack(artifact)))
+                })?;
+                copied.new_packs += 1;
+                copied.new_bytes += index.pack_bytes();
+            }
             self.put_object(&layout::index_path(&artifact.index.digest), &bytes)?;
         }
-        // One flush for thousands of chunks, before any metadata lead to them.
+        // One flush for all of it, before any metadata lead to it.
         let failed = ReleaseError::io("flush", &self.path);
         let dir = File::open(&self.path).map_err(&failed)?;
         nix::unistd::syncfs(&dir).map_err(|errno| failed(errno.into()))?;
         Ok(copied)
+    }
+
+    /// A copy gets its name when it was found whole.
+    fn copy_pack(
+        &self,
+        from: &Path,
+        to: &Path,
+        check: impl FnOnce(&Path) -> Result<(), ReleaseError>,
+    ) -> Result<(), ReleaseError> {
+        let parent = to.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(ReleaseError::io("make the folder", parent))?;
+        let failed = ReleaseError::io("write", to);
+        let new = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempfile_in(parent)
+            .map_err(&failed)?;
+        fs::copy(from, new.path()).map_err(ReleaseError::io("copy", from))?;
+        check(new.path())?;
+        let mode = fs::Permissions::from_mode(0o644);
+        new.as_file().set_permissions(mode).map_err(&failed)?;
+        new.persist(to).map_err(|error| failed(error.error))?;
+        Ok(())
     }
 
     /// Writes an immutable file unless just these bytes are there; a crash may have left others.
@@ -301,6 +325,17 @@ impl RepoDir {
             write_whole(&self.metadata(name), bytes, Durable::Now)?;
         }
         write_whole(&self.metadata(TIMESTAMP_FILE), &signed.timestamp, Durable::Now)
+    }
+}
+
+/// An error about a copy is one about what was copied.
+fn in_release(error: ReleaseError, copy: &Path, original: &Path) -> ReleaseError {
+    match error {
+        ReleaseError::Release { path, detail } if path == copy => ReleaseError::Release {
+            path: original.to_path_buf(),
+            detail,
+        },
+        other => other,
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use crate::channel::DocumentError;
-use crate::chunk::{FrameError, IndexError};
+use crate::chunk::{FrameError, IndexError, PageError};
 use crate::digest::Digest;
 use crate::fetch::FetchError;
 use crate::manifest::ManifestError;
@@ -334,6 +334,7 @@ impl TrustError {
         match error {
             IndexError::NewerFormat { .. } => Self::NewerFormat { what, detail },
             IndexError::Magic
+            | IndexError::OlderFormat { .. }
             | IndexError::Rule(_)
             | IndexError::Length { .. }
             | IndexError::Sum { .. }
@@ -341,21 +342,27 @@ impl TrustError {
         }
     }
 
-    pub(crate) fn frame(what: &str, stored: u64, error: &FrameError) -> Self {
+    pub(crate) fn page(what: &str, error: &PageError) -> Self {
         let (what, detail) = (what.to_owned(), error.to_string());
         match error {
-            // How long it should have been, only its whole would tell; at least one byte more.
-            FrameError::CutOff => Self::Truncated {
-                what,
-                found: stored,
-                wanted: stored + 1,
-            },
-            FrameError::TooLong { .. }
-            | FrameError::NoFrame
+            PageError::Rule(_) => Self::Malformed { what, detail },
+            PageError::Other(_) => Self::Tampered { what, detail },
+        }
+    }
+
+    /// A frame, or a chunk in it, that is not what was signed.
+    #[must_use]
+    pub fn frame(what: &str, error: &FrameError) -> Self {
+        let (what, detail) = (what.to_owned(), error.to_string());
+        match error {
+            FrameError::Length { .. } | FrameError::Digest { .. } => Self::Tampered { what, detail },
+            // Signed as it is, so whoever built the release has to mend it.
+            FrameError::NoFrame
+            | FrameError::CutOff
             | FrameError::Trailing { .. }
             | FrameError::ContentSize { .. }
-            | FrameError::Broken(_)
-            | FrameError::Digest { .. } => Self::Tampered { what, detail },
+            | FrameError::Chunk { .. }
+            | FrameError::Broken(_) => Self::Malformed { what, detail },
         }
     }
 }

@@ -42,6 +42,7 @@ pub use parameters::{
     Parameters, Salt,
 };
 pub use superblock::{SUPERBLOCK_BYTES, Superblock, SuperblockError};
+pub use uki::{MAX_CMDLINE_BYTES, UkiError, cmdlines as uki_cmdlines};
 
 /// The longest image that a hash tree is made of, in bytes: the longest artifact of a release.
 pub const MAX_IMAGE_BYTES: u64 = crate::chunk::MAX_ARTIFACT_BYTES;

@@ -8,8 +8,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 pub(super) const MAGIC: [u8; 2] = *b"MZ";
 /// The most sections; Windows loads 96, a UKI with many profiles and device trees has more.
 const MAX_SECTIONS: u16 = 1024;
-/// The most bytes of all `.cmdline` sections; Linux takes 2,048 to 4,096 of one.
-const MAX_CMDLINE_BYTES: u64 = 1 << 20;
+/// The most bytes of all `.cmdline` sections of a UKI; Linux takes 2,048 to 4,096 of one.
+pub const MAX_CMDLINE_BYTES: u64 = 1 << 20;
 
 const PE_POINTER_AT: u64 = 0x3c;
 const COFF_HEADER_BYTES: usize = 24;
@@ -17,11 +17,14 @@ const SECTION_HEADER_BYTES: usize = 40;
 
 /// Why a file is no UKI with a command line.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum UkiError {
+pub enum UkiError {
+    /// It cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Its headers or sections break a bound, or are not there.
     #[error("it begins like a PE file, but {0}")]
     Shape(&'static str),
+    /// It is a PE file of another use.
     #[error(
         "it is a PE file without a .cmdline section, so its command line comes from elsewhere (name the artifact that carries it)"
     )]
@@ -33,7 +36,7 @@ pub(super) enum UkiError {
 ///
 /// # Errors
 /// Not a PE file within the bounds, or one without such a section.
-pub(super) fn cmdlines(file: &mut (impl Read + Seek)) -> Result<Vec<Vec<u8>>, UkiError> {
+pub fn cmdlines(file: &mut (impl Read + Seek)) -> Result<Vec<Vec<u8>>, UkiError> {
     let mut pointer = [0; 4];
     read_at(file, PE_POINTER_AT, &mut pointer)?;
     let pe_at = u64::from(u32::from_le_bytes(pointer));

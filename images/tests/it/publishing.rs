@@ -30,15 +30,12 @@ async fn a_crash_before_the_rename_of_the_timestamp_changes_nothing_for_readers(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunk_that_a_crash_left_torn_is_written_again() {
+async fn a_pack_that_a_crash_left_torn_is_written_again() {
     let fixture = Fixture::new().await;
     let built = fixture.build("1.0", 1).await;
-    let chunks = fixture.repo().join("chunks");
-    copy_dir(&built.path.join("chunks"), &chunks);
-    let mut torn = fs::read_dir(&chunks)
-        .unwrap()
-        .flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
-    let torn = torn.next().unwrap().unwrap().path();
+    let packs = fixture.repo().join("packs");
+    copy_dir(&built.path.join("packs"), &packs);
+    let torn = fs::read_dir(&packs).unwrap().next().unwrap().unwrap().path();
     let length = fs::metadata(&torn).unwrap().len();
     fs::write(&torn, vec![0; usize::try_from(length).unwrap()]).unwrap();
     let published = publish(fixture.publish_request(&built.path)).await.unwrap();
@@ -64,14 +61,12 @@ async fn two_publishers_never_write_at_once() {
 async fn a_release_that_is_not_whole_is_not_published() {
     let fixture = Fixture::new().await;
     let built = fixture.build("1.0", 1).await;
-    let mut chunks = fs::read_dir(built.path.join("chunks"))
-        .unwrap()
-        .flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
-    let chunk = chunks.next().unwrap().unwrap().path();
-    let mut bytes = fs::read(&chunk).unwrap();
+    let mut packs = fs::read_dir(built.path.join("packs")).unwrap();
+    let pack = packs.next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&pack).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(&chunk, bytes).unwrap();
+    fs::write(&pack, bytes).unwrap();
     let error = publish(fixture.publish_request(&built.path)).await.unwrap_err();
     assert!(error.to_string().contains("build it again"), "{error}");
     assert!(!fixture.metadata("timestamp.json").exists());
@@ -140,6 +135,7 @@ async fn a_build_appears_whole_or_not_at_all() {
             verity_root: None,
         }],
         out: fixture.path(out),
+        after: Vec::new(),
         level: 3,
         progress: Progress::none(),
     };

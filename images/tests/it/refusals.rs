@@ -102,10 +102,10 @@ fn manifest(repo: &Repo) -> PathBuf {
     all.find(|path| path.to_string_lossy().contains(&name)).unwrap()
 }
 
-fn chunks(repo: &Repo) -> Vec<PathBuf> {
-    let all = repo.files().into_keys();
-    all.filter(|path| path.extension().is_some_and(|end| end == "zst"))
-        .collect()
+fn pack(repo: &Repo) -> PathBuf {
+    let mut all = repo.files().into_keys();
+    all.find(|path| path.parent().is_some_and(|folder| folder.ends_with("packs")))
+        .unwrap()
 }
 
 async fn published() -> Repo {
@@ -128,13 +128,9 @@ async fn spoil(repo: &Repo, what: &str) {
         "tampered with" => change(&manifest(repo), |bytes| *bytes.last_mut().unwrap() ^= 1),
         "truncated" => change(&manifest(repo), |bytes| bytes.truncate(100)),
         "extended" => change(&manifest(repo), |bytes| bytes.push(b' ')),
-        "chunks tampered with" => chunks(repo)
-            .iter()
-            .for_each(|path| change(path, |bytes| *bytes.last_mut().unwrap() ^= 1)),
-        "chunks extended" => chunks(repo)
-            .iter()
-            .for_each(|path| change(path, |bytes| bytes.push(0))),
-        "a chunk missing" => fs::remove_file(&chunks(repo)[0]).unwrap(),
+        "a pack tampered with" => change(&pack(repo), |bytes| bytes[1000] ^= 1),
+        "a pack cut off" => change(&pack(repo), |bytes| bytes.truncate(1000)),
+        "a pack missing" => fs::remove_file(pack(repo)).unwrap(),
         "expired" => {
             let day = Duration::from_secs(24 * 60 * 60);
             let signing = Signing {
@@ -184,9 +180,9 @@ async fn verify_refuses_in_one_line_that_says_what_to_do() {
         "tampered with",
         "truncated",
         "extended",
-        "chunks tampered with",
-        "chunks extended",
-        "a chunk missing",
+        "a pack tampered with",
+        "a pack cut off",
+        "a pack missing",
         "expired",
         "unsigned",
         "under the threshold",

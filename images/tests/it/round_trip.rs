@@ -1,8 +1,10 @@
 //! From partition images to verified bytes: what was put in is what comes out.
 
 use crate::support::{Fixture, image, later, now};
+use drydock_images::chunk::{Part, Rebuilder};
 use drydock_images::publish::{advise, promote, publish, refresh_timestamp, withdraw};
-use drydock_images::{Hasher, Severity, Vulnerability};
+use drydock_images::verify::verify_release;
+use drydock_images::{Hasher, Progress, Severity, Vulnerability};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_built_is_what_a_node_reads() {
@@ -13,21 +15,28 @@ async fn what_was_built_is_what_a_node_reads() {
     let manifest = repository.stageable(&digest, now()).await.unwrap();
     let artifact = manifest.artifact("rootfs").unwrap();
     let index = repository.index(artifact).await.unwrap();
+    let pages = repository.pages(artifact, index.pages()).await.unwrap();
+    let mut rebuilder = Rebuilder::new(&index);
     let mut whole = Vec::new();
-    let mut fetched_bytes = 0;
-    for chunk in index.chunks() {
-        assert_eq!(chunk.offset, whole.len() as u64);
-        let fetched = repository.chunk(&chunk).await.unwrap();
-        fetched_bytes += fetched.fetched_bytes;
-        whole.extend_from_slice(&fetched.data);
+    for (named, page) in index.pages().iter().zip(&pages) {
+        assert_eq!(named.offset, whole.len() as u64);
+        let stored = repository
+            .pack_range(artifact, named.frames(Part::Front))
+            .await
+            .unwrap();
+        rebuilder
+            .page(page, [&stored, &[]], |content| whole.extend_from_slice(content))
+            .unwrap();
     }
-    assert_eq!(whole, image(1));
+    assert!(whole == image(1));
     let mut hasher = Hasher::new();
     hasher.update(&whole);
     assert_eq!(hasher.finish(), artifact.digest);
+    // The image is noise, zeros and the same noise again.
     assert!(
-        fetched_bytes < 1_300_000,
-        "zeros are not fetched: {fetched_bytes}"
+        index.pack_bytes() < 1_300_000,
+        "zeros are not stored: {}",
+        index.pack_bytes()
     );
 }
 
@@ -40,6 +49,44 @@ async fn the_same_image_makes_the_same_bytes() {
     let second = fixture.build("1.0", 4).await;
     assert_eq!(first.digest, second.digest);
     assert_eq!(listing(&kept), listing(&second.path));
+}
+
+/// What nodes of the release before lack stands together.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_after_a_release_is_at_the_front() {
+    let fixture = Fixture::new().await;
+    let old = image(1);
+    // Two places change, far apart.
+    let mut new = old.clone();
+    new[300_000..300_100].copy_from_slice(&[7; 100]);
+    new[1_500_000..1_500_100].copy_from_slice(&[8; 100]);
+    let first = fixture.build_of("1.0", &old, Vec::new()).await;
+    let second = fixture.build_of("1.1", &new, vec![first.path.clone()]).await;
+    publish(fixture.publish_request(&first.path)).await.unwrap();
+    publish(fixture.publish_request(&second.path)).await.unwrap();
+    let repository = fixture.load(now()).await.unwrap();
+    let bytes = async |release: &drydock_images::build::BuiltRelease| {
+        let artifact = &release.manifest.artifacts[0];
+        let index = repository.index(artifact).await.unwrap();
+        [0, 1].map(|part| {
+            index
+                .pages()
+                .iter()
+                .map(|page| page.frames_bytes[part])
+                .sum::<u32>()
+        })
+    };
+    let [all, none] = bytes(&first).await;
+    assert!(all > 1_000_000 && none == 0);
+    let [front, rest] = bytes(&second).await;
+    assert!(
+        (10_000..100_000).contains(&front) && rest > all - 200_000,
+        "{front} and {rest} of {all}"
+    );
+    for release in [&first, &second] {
+        let verified = verify_release(&repository, &release.digest, &[], now(), &Progress::none()).await;
+        verified.unwrap();
+    }
 }
 
 fn listing(dir: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
@@ -120,7 +167,7 @@ async fn publishing_again_keeps_what_is_there_and_copies_nothing() {
     let first = publish(fixture.publish_request(&built.path)).await.unwrap();
     let again = publish(fixture.publish_request(&built.path)).await.unwrap();
     assert_eq!(again.digest, first.digest);
-    assert_eq!((again.new_chunks, again.known_chunks), (0, first.new_chunks));
+    assert_eq!((again.new_packs, again.known_packs), (0, first.new_packs));
     assert_eq!(again.versions.timestamp, first.versions.timestamp + 1);
     assert_eq!(fixture.load(now()).await.unwrap().versions(), again.versions);
 }

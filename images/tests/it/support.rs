@@ -86,8 +86,12 @@ impl Fixture {
     }
 
     pub async fn build(&self, version: &str, seed: u64) -> BuiltRelease {
+        self.build_of(version, &image(seed), Vec::new()).await
+    }
+
+    pub async fn build_of(&self, version: &str, image: &[u8], after: Vec<PathBuf>) -> BuiltRelease {
         let source = self.path(&format!("rootfs-{version}.img"));
-        std::fs::write(&source, image(seed)).unwrap();
+        std::fs::write(&source, image).unwrap();
         build(BuildRequest {
             name: "harbor".parse().unwrap(),
             version: version.parse().unwrap(),
@@ -107,6 +111,7 @@ impl Fixture {
                 verity_root: None,
             }],
             out: self.path(&format!("release-{version}")),
+            after,
             level: 3,
             progress: Progress::none(),
         })

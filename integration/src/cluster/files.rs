@@ -6,11 +6,15 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use axum::response::{IntoResponse as _, Response};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_util::io::ReaderStream;
 use url::Url;
 
 /// What was asked for, and what was sent.
@@ -24,7 +28,7 @@ pub struct Sent {
 
 struct Shelf {
     folder: PathBuf,
-    /// By the first part of the path: `metadata`, `targets`, `indexes`, `chunks`.
+    /// By the first part of the path: `metadata`, `targets`, `indexes`, `packs`.
     sent: Mutex<BTreeMap<String, Sent>>,
 }
 
@@ -95,8 +99,8 @@ impl Drop for FileServer {
     }
 }
 
-async fn send(State(shelf): State<Arc<Shelf>>, uri: Uri) -> Response {
-    let asked = percent_encoding::percent_decode_str(uri.path())
+async fn send(State(shelf): State<Arc<Shelf>>, request: Request) -> Response {
+    let asked = percent_encoding::percent_decode_str(request.uri().path())
         .decode_utf8_lossy()
         .into_owned();
     let relative = Path::new(asked.trim_start_matches('/'));
@@ -106,10 +110,58 @@ async fn send(State(shelf): State<Arc<Shelf>>, uri: Uri) -> Response {
     {
         return StatusCode::BAD_REQUEST.into_response();
     }
-    let found = tokio::fs::read(shelf.folder.join(relative)).await;
-    shelf.note(relative, found.as_ref().map_or(0, |bytes| bytes.len() as u64));
-    match found {
-        Ok(bytes) => bytes.into_response(),
-        Err(_) => StatusCode::NOT_FOUND.into_response(),
+    let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok());
+    match open(&shelf.folder.join(relative), range).await {
+        Ok((response, bytes)) => {
+            shelf.note(relative, bytes);
+            response
+        }
+        Err(_) => {
+            shelf.note(relative, 0);
+            StatusCode::NOT_FOUND.into_response()
+        }
     }
+}
+
+/// A file, or the range of it that was asked for, and how many bytes that is.
+async fn open(path: &Path, range: Option<&str>) -> std::io::Result<(Response, u64)> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let metadata = file.metadata().await?;
+    if !metadata.is_file() {
+        return Err(std::io::ErrorKind::NotFound.into());
+    }
+    let whole = metadata.len();
+    let wanted = range
+        .and_then(bounds)
+        .map(|(first, last)| first..last.min(whole.saturating_sub(1)) + 1);
+    let Some(wanted) = wanted else {
+        return Ok((Body::from_stream(ReaderStream::new(file)).into_response(), whole));
+    };
+    if wanted.is_empty() {
+        let of = [(CONTENT_RANGE, format!("bytes */{whole}"))];
+        return Ok(((StatusCode::RANGE_NOT_SATISFIABLE, of).into_response(), 0));
+    }
+    file.seek(SeekFrom::Start(wanted.start)).await?;
+    let bytes = wanted.end - wanted.start;
+    let of = [
+        (
+            CONTENT_RANGE,
+            format!("bytes {}-{}/{whole}", wanted.start, wanted.end - 1),
+        ),
+        (CONTENT_LENGTH, bytes.to_string()),
+    ];
+    let body = Body::from_stream(ReaderStream::new(file.take(bytes)));
+    Ok(((StatusCode::PARTIAL_CONTENT, of, body).into_response(), bytes))
+}
+
+/// The first and the last byte of `bytes=FIRST-LAST` or `bytes=FIRST-`; what else a range may be is served
+/// whole, as a server is free to.
+fn bounds(range: &str) -> Option<(u64, u64)> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let last = if last.is_empty() {
+        Some(u64::MAX - 1)
+    } else {
+        last.parse().ok()
+    };
+    Some((first.parse().ok()?, last?))
 }

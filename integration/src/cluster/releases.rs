@@ -128,6 +128,7 @@ impl Workshop {
             },
             artifacts: vec![source("kernel", &images.kernel)?, source("root", &images.root)?],
             out: self.folder.join("built").join(&images.version),
+            after: Vec::new(),
             level: LEVEL,
             progress: Progress::none(),
         };

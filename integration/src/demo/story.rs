@@ -344,12 +344,11 @@ impl Story {
         let built = self.meanwhile(screen, working).await?;
         let published = self.cluster.workshop.publish(&built).await?;
         screen.say(&format!(
-            "release {} is {}: {} in {} chunks, {} of them ({}) new",
+            "release {} is {}: {} in {} chunks, {} stored",
             images.version,
             short(&built.digest),
             bytes(i64::try_from(built.stats.image_bytes)?),
             built.stats.chunks,
-            published.new_chunks,
             bytes(i64::try_from(published.new_bytes)?),
         ));
         Ok(built)

@@ -280,6 +280,7 @@ async fn release(dir: &Path, seed: u8, now: jiff::Timestamp) -> Manifest {
         },
         artifacts,
         out: out.clone(),
+        after: Vec::new(),
         level: 1,
         progress: Progress::none(),
     });

@@ -51,6 +51,7 @@ async fn publish_release(server: &ApiServer, dir: &Path) -> String {
             verity_root: None,
         }],
         out: dir.join("release"),
+        after: Vec::new(),
         level: 1,
         progress: Progress::none(),
     })

@@ -13,7 +13,7 @@ use crate::config::{LoadedConfig, RepositorySettings, Settings};
 use crate::disk::gate::WriteGate;
 use crate::guard::NodeView;
 use crate::node::NodeEnv;
-use crate::stage::{StageError, StageJob, StageProgress, Terms, stage};
+use crate::stage::{Reuse, StageError, StageJob, StageProgress, Terms, stage};
 use crate::state::{LockName, SlotRecord, TrustGate};
 
 /// What a staging came to; the repository is kept for its metadata.
@@ -144,6 +144,7 @@ impl Job {
             target: running.other(),
             running,
             fetches_at_once: settings.fetches_at_once,
+            reuse: Reuse::Running,
             progress: Arc::new(move |progress| {
                 *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
             }),

@@ -6,7 +6,6 @@
 mod daemon;
 mod guarded;
 mod order;
-mod reuse;
 mod session;
 mod slot;
 mod status;
@@ -52,7 +51,7 @@ enum Command {
     /// Find out which release runs, run the required checks, and mark the running slot good.
     Adopt,
     /// Write a release into the other slot and read it back. Nothing is booted by it.
-    Stage(Choice),
+    Stage(Staging),
     /// Boot the staged release once, on trial. Needs a running guard.
     Arm(Reboot),
     /// Do not boot the armed slot after all.
@@ -81,6 +80,15 @@ struct Choice {
     /// The next release for this node in a channel.
     #[arg(long)]
     channel: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Staging {
+    #[command(flatten)]
+    choice: Choice,
+    /// Fetch everything, where the running slot cannot be relied on; it is not read then.
+    #[arg(long)]
+    fetch_all: bool,
 }
 
 #[derive(Debug, Args)]

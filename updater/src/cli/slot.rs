@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::session::{CliError, Session, short};
-use super::{Answer, Choice};
+use super::{Answer, Choice, Staging};
 use crate::agent::{highest_floor, load_repository};
 use crate::config::RepositorySettings;
-use crate::stage::{StageJob, StagePhase, StageProgress, Terms, admit, match_releases, stage as stage_slot};
+use crate::stage::{
+    Reuse, StageJob, StagePhase, StageProgress, Terms, admit, estimate, match_releases, stage as stage_slot,
+};
 use crate::state::{LockName, SlotRecord};
 
 pub(super) async fn check(session: &Session, choice: &Choice) -> Result<Answer, CliError> {
@@ -68,14 +70,14 @@ pub(super) async fn check(session: &Session, choice: &Choice) -> Result<Answer, 
     })
 }
 
-pub(super) async fn stage(session: &Session, choice: &Choice) -> Result<Answer, CliError> {
+pub(super) async fn stage(session: &Session, wanted: &Staging) -> Result<Answer, CliError> {
     let (status, _) = session.stands().await?;
     let running = session.running()?;
-    let known = session.one_repository(choice.repository.as_ref())?;
+    let known = session.one_repository(wanted.choice.repository.as_ref())?;
     let node = session.view.node();
     let lock = node.state.try_lock(LockName::Slot)?;
     let repository = session.load(known).await?;
-    let release = session.choose(&repository, choice).await?;
+    let release = session.choose(&repository, &wanted.choice).await?;
     let bar = Arc::new(progress_bar());
     let shown = bar.clone();
     let job = StageJob {
@@ -88,6 +90,11 @@ pub(super) async fn stage(session: &Session, choice: &Choice) -> Result<Answer, 
         target: running.other(),
         running,
         fetches_at_once: session.settings().fetches_at_once,
+        reuse: if wanted.fetch_all {
+            Reuse::Nothing
+        } else {
+            Reuse::Running
+        },
         progress: Arc::new(move |progress| show(&shown, progress)),
     };
     let record = stage_slot(job, session.env.outside.wall(), CancellationToken::new()).await?;
@@ -262,11 +269,13 @@ impl Session {
             Ok::<_, crate::disk::DiskError>(admit(&judged, slots.get(target), &terms).err())
         });
         let refused = refused.await?.map_err(|error| CliError::Node(error.into()))?;
-        let bytes = super::reuse::count(self, repository, &manifest).await?;
+        let node = self.view.node();
+        let running = self.running()?;
+        let bytes = estimate(repository, &manifest, &node.control, &node.state, running).await?;
         let head = format!("release {} ({})", manifest.version, short(&digest.to_string()));
         let sizes = format!(
-            "{} bytes: {} are in the running slot or zeros, at most {} (before compression) are fetched",
-            bytes.total, bytes.here, bytes.missing
+            "of its {} bytes {} have to be fetched (as they are stored), in {} requests",
+            bytes.total, bytes.fetch, bytes.requests
         );
         let line = match &refused {
             Some(why) => format!("{head} would be refused: {why}\n"),
@@ -275,7 +284,7 @@ impl Session {
         let value = json!({
             "release": digest, "version": manifest.version, "slot": target,
             "refused": refused.as_ref().map(ToString::to_string),
-            "totalBytes": bytes.total, "hereBytes": bytes.here, "missingBytes": bytes.missing,
+            "totalBytes": bytes.total, "fetchBytes": bytes.fetch, "requests": bytes.requests,
         });
         Ok((line, value))
     }

@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use nix::fcntl::{Flock, FlockArg, OFlag, PosixFadviseAdvice, posix_fadvise};
 
+use super::aligned::{AlignedBuf, DIRECT_ALIGN, is_aligned};
 use super::gate::{WriteEvent, WriteGate, WriteKind, through};
 use super::ioctl;
 
-/// Reads past the page cache are done in pieces of this size, from memory aligned to [`DIRECT_ALIGN`].
+/// Reads past the page cache that are not aligned are done in pieces of this size.
 const DIRECT_PIECE_BYTES: usize = 1 << 20;
-/// Enough for O_DIRECT on every sector size that Linux knows (512 to 4096).
-const DIRECT_ALIGN: usize = 4096;
 
 /// The bytes of one disk. Implementations: [`FileDisk`] and the simulated one of the tests.
 pub trait RawDisk: Send + Sync + fmt::Debug {
@@ -87,6 +86,9 @@ pub struct FileDisk {
     file: File,
     /// The same, opened past the page cache, where the file system allows it.
     direct: Option<File>,
+    /// For writing past the page cache: whole blocks of a block device. What a node's programs have in
+    /// memory is worth more than a slot that nobody reads before the next boot.
+    direct_write: Option<File>,
     len_bytes: u64,
     sector_bytes: Option<u64>,
 }
@@ -126,15 +128,25 @@ impl FileDisk {
                 format!("{} is neither a block device nor a regular file", path.display()),
             ));
         };
-        let direct = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlag::O_CLOEXEC | OFlag::O_DIRECT).bits())
-            .open(path)
-            .ok();
+        let past_cache = |writes: bool| {
+            OpenOptions::new()
+                .read(true)
+                .write(writes)
+                .custom_flags((OFlag::O_CLOEXEC | OFlag::O_DIRECT).bits())
+                .open(path)
+                .ok()
+        };
+        let direct = past_cache(false);
+        // The claim of the exclusive descriptor above holds for this one too.
+        let direct_write = match access {
+            Access::ReadOnly => None,
+            Access::ReadWrite | Access::ReadWriteExclusive => sector_bytes.and_then(|_| past_cache(true)),
+        };
         Ok(Self {
             path: path.to_owned(),
             file,
             direct,
+            direct_write,
             len_bytes,
             sector_bytes,
         })
@@ -151,9 +163,12 @@ impl FileDisk {
 
     /// Reads whole aligned blocks with O_DIRECT and copies the part that was asked for.
     fn read_direct(&self, direct: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if is_aligned(offset, buf) {
+            return direct.read_exact_at(buf, offset);
+        }
         let align = DIRECT_ALIGN as u64;
-        let mut memory = vec![0_u8; DIRECT_PIECE_BYTES + 2 * DIRECT_ALIGN];
-        let skew = memory.as_ptr().align_offset(DIRECT_ALIGN);
+        let room = buf.len().min(DIRECT_PIECE_BYTES) + 2 * DIRECT_ALIGN;
+        let mut memory = AlignedBuf::new(room.div_ceil(DIRECT_ALIGN) * DIRECT_ALIGN);
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;
@@ -162,7 +177,7 @@ impl FileDisk {
             let want = (buf.len() - done).min(DIRECT_PIECE_BYTES - lead);
             // Asks for whole blocks; only at the end of the disk may the kernel give fewer bytes.
             let ask = (lead + want).div_ceil(DIRECT_ALIGN) * DIRECT_ALIGN;
-            let piece = &mut memory[skew..skew + ask];
+            let piece = &mut memory[..ask];
             let mut got = 0;
             while got < lead + want {
                 match direct.read_at(&mut piece[got..], block + got as u64) {
@@ -225,7 +240,10 @@ impl RawDisk for FileDisk {
                 ),
             ));
         }
-        self.file.write_all_at(buf, offset)
+        match &self.direct_write {
+            Some(direct) if is_aligned(offset, buf) => direct.write_all_at(buf, offset),
+            _ => self.file.write_all_at(buf, offset),
+        }
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! and the boot bits of the configured slots is ever written (S1); the only valid copy of the
 //! partition table is never written (S5). All calls block: async callers use `spawn_blocking`.
 
+mod aligned;
 mod bits;
 mod boot;
 mod commit;
@@ -24,6 +25,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use aligned::{AlignedBuf, DIRECT_ALIGN};
 pub use bits::{BOOT_BITS_MASK, BootBits, Loader, NIBBLE_MAX};
 pub use boot::{BootControl, BootError, BootState, Disarmed, GptBootControl, TRIAL_TRIES};
 pub use commit::BitsChange;

@@ -5,9 +5,15 @@
 //! mistake. The slot record is written last, after the slot was read back from the device.
 
 mod admit;
+mod assemble;
+mod drain;
+mod estimate;
+mod held;
 mod identify;
-mod in_order;
-mod local;
+mod plan;
+mod running;
+mod seed;
+mod supply;
 mod verify;
 mod write;
 
@@ -20,9 +26,10 @@ use crate::disk::{BootError, DiskError, SlotName};
 use crate::state::StateError;
 
 pub use admit::{Refusal, Terms, admit};
+pub use estimate::{Estimate, estimate};
 pub use identify::{Hashing, Identity, Proof, UnknownWhy, identify_running, match_releases};
 pub use verify::{read_back, read_back_async};
-pub use write::{StageJob, StagePhase, StageProgress, stage};
+pub use write::{Reuse, StageJob, StagePhase, StageProgress, stage};
 
 /// Why a slot was not staged, or is not what its record says.
 #[derive(Debug, thiserror::Error)]

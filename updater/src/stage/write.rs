@@ -1,20 +1,28 @@
 //! Writing a release into the slot that does not run: unbootable first, the record last.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drydock_images::{ChunkContent, ChunkIndex, ChunkRef, Digest, Manifest, Repository};
-use futures::{StreamExt, TryStreamExt, stream};
+use drydock_images::{Artifact, ChunkIndex, Digest, Manifest, Repository};
 use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
 use super::admit::{Terms, admit};
-use super::local::{LocalCopy, Missing};
+use super::assemble::{Assembly, Remote};
+use super::drain::Target;
+use super::held::Held;
+use super::running::Running;
+use super::seed::Seed;
+use super::supply::{Looks, Supplier};
 use super::verify::read_back;
-use crate::disk::{BootControl, GptBootControl, PartitionReader, SlotName, SlotWriter};
-use crate::state::{SlotRecord, SlotRecords, StateDir, StateLock};
+use crate::disk::{BootControl, GptBootControl, SlotName, SlotWriter};
+use crate::state::{Hints, SlotRecord, SlotRecords, StateDir, StateLock};
+
+/// Ranges that wait for the assembly, beside those that are being fetched.
+const SUPPLY_AHEAD: usize = 2;
 
 /// What is done at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +42,19 @@ pub struct StageProgress {
     pub done: u64,
     /// Of these, not fetched: from the running slot, right already, or zeros.
     pub reused: u64,
-    /// Over the wire (compressed).
+    /// Over the wire: index, pages and frames.
     pub fetched: u64,
     /// Read back and hashed.
     pub read_back: u64,
+}
+
+/// Whether the running slot is a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// What it has is copied.
+    Running,
+    /// It is not read; everything is fetched.
+    Nothing,
 }
 
 /// One release to stage.
@@ -51,8 +68,9 @@ pub struct StageJob {
     pub lock: Arc<StateLock>,
     pub target: SlotName,
     pub running: SlotName,
-    /// Chunks that are fetched at the same time; each is at most 256 KiB.
+    /// Ranges that are fetched at the same time; each is at most [`drydock_images::MAX_RANGE_BYTES`].
     pub fetches_at_once: usize,
+    pub reuse: Reuse,
     pub progress: Arc<dyn Fn(StageProgress) + Send + Sync>,
 }
 
@@ -85,15 +103,30 @@ impl Counter {
         self.tell(StagePhase::Writing);
     }
 
-    fn fetched(&self, written: u64, wire: u64) {
-        self.fetched.fetch_add(wire, Ordering::Relaxed);
-        self.done.fetch_add(written, Ordering::Relaxed);
+    /// So much more is in place that was fetched.
+    pub(super) fn fetched(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
         self.tell(StagePhase::Writing);
     }
 
-    fn read_back(&self, bytes: u64) {
+    /// So much more came over the wire.
+    pub(super) fn wire(&self, bytes: u64) {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So much more was read back; while there is writing to do, that is the news.
+    pub(super) fn read_back(&self, bytes: u64) {
         self.read_back.fetch_add(bytes, Ordering::Relaxed);
-        self.tell(StagePhase::ReadingBack);
+        if self.done.load(Ordering::Relaxed) == self.total {
+            self.tell(StagePhase::ReadingBack);
+        }
+    }
+
+    /// Nothing is in place after all.
+    fn start_again(&self) {
+        for counter in [&self.done, &self.reused, &self.read_back] {
+            counter.store(0, Ordering::Relaxed);
+        }
     }
 
     fn tell(&self, phase: StagePhase) {
@@ -138,89 +171,100 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
         Ok(job.terms)
     })
     .await?;
-    let mut indexes = BTreeMap::new();
-    for artifact in &manifest.artifacts {
-        indexes.insert(
-            artifact.name.as_str().to_owned(),
-            job.repository.index(artifact).await?,
-        );
-    }
     let counter = Arc::new(Counter::new(manifest.total_bytes(), job.progress.clone()));
-    let work = Work {
+    let job_control = job.control;
+    let work = Arc::new(Work {
         manifest,
-        counter: counter.clone(),
+        counter,
         cancel: cancel.clone(),
-        indexes,
-        control: job.control,
+        control: job_control.clone(),
         records: SlotRecords::new(&job.state),
+        hints: Hints::new(&job.state),
         lock: job.lock,
         target: job.target,
-        running: job.running,
-    };
-
-    let (work, writer, missing) = blocking(move || {
-        let writer = Arc::new(work.begin(&terms)?);
-        let missing = work.copy_local(&writer)?;
-        Ok((work, writer, missing))
-    })
-    .await?;
-    for (artifact, missing) in missing {
-        fetch(
-            &job.repository,
-            &writer,
-            &work.lock,
-            &artifact,
-            missing,
-            &counter,
-            job.fetches_at_once,
-        )
-        .await?;
-    }
-    blocking(move || work.finish(&writer, now)).await
-}
-
-/// Fetches what is missing of one artifact and writes it to all its places.
-async fn fetch(
-    repository: &Repository,
-    writer: &Arc<SlotWriter>,
-    lock: &Arc<StateLock>,
-    artifact: &str,
-    missing: Missing,
-    counter: &Counter,
-    at_once: usize,
-) -> Result<(), StageError> {
-    // In the order of their places: a disk writes neighbours best.
-    let mut missing: Vec<_> = missing.into_iter().collect();
-    missing.sort_by_key(|(_, (_, places))| places.first().copied());
-    let fetches = missing.into_iter().map(|(digest, (length, places))| {
-        let (writer, lock, artifact) = (writer.clone(), lock.clone(), artifact.to_owned());
-        async move {
-            let chunk = ChunkRef {
-                offset: 0,
-                length,
-                content: ChunkContent::Stored(digest),
-            };
-            let fetched = repository.chunk(&chunk).await?;
-            let (wire, written) = (fetched.fetched_bytes, u64::from(length) * places.len() as u64);
-            blocking(move || {
-                let _held = lock;
-                for place in places {
-                    writer.write_at(&artifact, place, &fetched.data)?;
-                }
-                Ok(())
-            })
-            .await?;
-            counter.fetched(written, wire);
-            Ok::<(), StageError>(())
-        }
+        running: Running::new(&job_control, &job.state, job.running),
+        running_slot: job.running,
+        now,
     });
-    stream::iter(fetches)
-        .buffer_unordered(at_once.max(1))
-        .try_collect()
-        .await
+    let recorded = work.clone();
+    let is_recorded = blocking(move || recorded.is_recorded()).await?;
+    // Before the first write, unless it looks as if there will be none.
+    let mut indexes = Vec::new();
+    if !is_recorded {
+        indexes = fetch_indexes(&job.repository, &work).await?;
+    }
+    let beginning = work.clone();
+    let writer = match blocking(move || beginning.begin(&terms)).await? {
+        Begun::Stands(record) => return Ok(record),
+        Begun::ToWrite(writer) => Arc::new(writer),
+    };
+    if is_recorded {
+        indexes = fetch_indexes(&job.repository, &work).await?;
+    }
+    for (artifact, index) in indexes {
+        let (working, name, cuts) = (work.clone(), artifact.name.clone(), index.cuts());
+        let held = match job.reuse {
+            Reuse::Nothing => Held::nothing(cuts),
+            Reuse::Running => {
+                blocking(move || {
+                    working
+                        .running
+                        .held(&name, cuts, Some(&working.lock), &working.cancel)
+                })
+                .await?
+            }
+        };
+        let supplier = Supplier {
+            held: Arc::new(held),
+            repository: job.repository.clone(),
+            artifact,
+            index,
+            at_once: job.fetches_at_once,
+        };
+        write_artifact(&work, &writer, supplier).await?;
+    }
+    blocking(move || work.finish()).await
 }
 
-async fn blocking<T: Send + 'static>(
+async fn fetch_indexes(
+    repository: &Repository,
+    work: &Work,
+) -> Result<Vec<(Artifact, Arc<ChunkIndex>)>, StageError> {
+    let mut indexes = Vec::new();
+    for artifact in &work.manifest.artifacts {
+        work.counter.wire(artifact.index.size);
+        indexes.push((artifact.clone(), Arc::new(repository.index(artifact).await?)));
+    }
+    Ok(indexes)
+}
+
+/// Fetches on this task and writes on a thread; what is fetched waits in a short queue.
+async fn write_artifact(
+    work: &Arc<Work>,
+    writer: &Arc<SlotWriter>,
+    supplier: Supplier,
+) -> Result<(), StageError> {
+    let (to, supply) = mpsc::channel(SUPPLY_AHEAD);
+    let name = supplier.artifact.name.as_str().to_owned();
+    let standing = Seed::new(writer.reader(&name)?.clone(), supplier.index.size());
+    let looks = Looks::at(standing);
+    let remote = Remote {
+        runtime: Handle::current(),
+        repository: supplier.repository.clone(),
+        artifact: supplier.artifact.clone(),
+    };
+    let (working, into, of) = (work.clone(), writer.clone(), supplier.clone());
+    let writing = tokio::task::spawn_blocking(move || working.write(&into, &of, remote, supply));
+    let sent = supplier.send(looks, &work.counter, &to).await;
+    drop(to);
+    let written = writing
+        .await
+        .unwrap_or_else(|error| Err(StageError::Stopped(error.to_string())));
+    // What could not be fetched is why the writing stopped, and not the other way round.
+    sent.and(written)
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
 ) -> Result<T, StageError> {
     tokio::task::spawn_blocking(work)
@@ -228,65 +272,108 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| StageError::Stopped(error.to_string()))?
 }
 
+/// What the first writes came to.
+enum Begun {
+    /// The target holds the release already, as was just read.
+    Stands(SlotRecord),
+    ToWrite(SlotWriter),
+}
+
 /// The parts of a job that block.
 struct Work {
     manifest: Arc<Manifest>,
-    indexes: BTreeMap<String, ChunkIndex>,
     control: GptBootControl,
     records: SlotRecords,
+    hints: Hints,
     lock: Arc<StateLock>,
     target: SlotName,
-    running: SlotName,
+    running: Running,
+    running_slot: SlotName,
     counter: Arc<Counter>,
     cancel: CancellationToken,
+    now: Timestamp,
 }
 
 impl Work {
+    /// Whether the target's record names this release.
+    fn is_recorded(&self) -> Result<bool, StageError> {
+        let record = self.records.peek(self.target)?.split().0;
+        Ok(record.is_some_and(|record| record.release == self.manifest.digest()))
+    }
+
     /// The last checks, then the first writes: unbootable, record gone. Both are on the medium when this
-    /// returns.
-    fn begin(&self, terms: &Terms) -> Result<SlotWriter, StageError> {
+    /// returns. A record that names the same release is only believed when the slot reads back as it says.
+    fn begin(&self, terms: &Terms) -> Result<Begun, StageError> {
         let (_, slots) = self.control.read()?;
         admit(&self.manifest, slots.get(self.target), terms)?;
-        let writer = SlotWriter::open(self.control.device(), &slots, self.target, self.running)?;
+        let writer = SlotWriter::open(self.control.device(), &slots, self.target, self.running_slot)?;
         if self.cancel.is_cancelled() {
             return Err(StageError::Cancelled);
         }
-        self.control.make_unbootable(self.target, self.running)?;
+        let is_recorded = self.is_recorded()?;
+        self.control.make_unbootable(self.target, self.running_slot)?;
         self.records.remove(&self.lock, self.target)?;
-        Ok(writer)
-    }
-
-    fn copy_local(&self, writer: &SlotWriter) -> Result<Vec<(String, Missing)>, StageError> {
-        let (_, slots) = self.control.read()?;
-        let record = self.records.peek(self.running)?.split().0;
-        let mut all = Vec::new();
-        for (name, index) in &self.indexes {
-            let partition = slots.get(self.running).artifact(name)?;
-            let running = PartitionReader::open(self.control.device(), partition)?;
-            let recorded = record.as_ref().and_then(|record| record.artifacts.get(name));
-            let running_bytes = recorded.map_or(partition.len_bytes, |artifact| artifact.size_bytes);
-            let copy = LocalCopy {
-                writer,
-                artifact: name,
-                index,
-                running: &running,
-                running_bytes: running_bytes.min(partition.len_bytes),
-                counter: &self.counter,
-                cancel: &self.cancel,
-            };
-            all.push((name.clone(), copy.run()?));
+        if is_recorded {
+            let record = SlotRecord::of(&self.manifest, slots.get(self.target), self.now)?;
+            let read = read_back(&self.control, self.target, &record, &self.cancel, |bytes| {
+                self.counter.reused(bytes);
+                self.counter.read_back(bytes);
+            });
+            match read {
+                Ok(()) => {
+                    self.records.save(&self.lock, self.target, &record)?;
+                    return Ok(Begun::Stands(record));
+                }
+                Err(StageError::Cancelled) => return Err(StageError::Cancelled),
+                // Written again, and then judged again.
+                Err(_) => self.counter.start_again(),
+            }
         }
-        Ok(all)
+        Ok(Begun::ToWrite(writer))
     }
 
-    /// Flush, read-back, record.
-    fn finish(&self, writer: &SlotWriter, now: Timestamp) -> Result<SlotRecord, StageError> {
-        writer.flush()?;
-        let (_, slots) = self.control.read()?;
-        let record = SlotRecord::of(&self.manifest, slots.get(self.target), now)?;
-        read_back(&self.control, self.target, &record, &self.cancel, |bytes| {
-            self.counter.read_back(bytes)
+    /// Writes one artifact and reads it back.
+    fn write(
+        &self,
+        writer: &SlotWriter,
+        of: &Supplier,
+        remote: Remote,
+        supply: mpsc::Receiver<super::assemble::Supply>,
+    ) -> Result<(), StageError> {
+        let name = of.artifact.name.as_str();
+        let target = Target {
+            writer,
+            artifact: name,
+            counter: &self.counter,
+            cancel: &self.cancel,
+        };
+        let (running, _) = self.running.seed(&of.artifact.name)?;
+        let standing = Seed::new(writer.reader(name)?.clone(), of.index.size());
+        let told = (&*self.counter, &self.cancel);
+        let assembly = Assembly::new(&of.index, &of.held, running, standing, remote, supply, told);
+        let mut held = None;
+        let found = target.write(|drain| {
+            held = Some(assembly.run(drain)?);
+            Ok(())
         })?;
+        if found != of.artifact.digest {
+            return Err(StageError::ReadsBackDifferently {
+                slot: self.target,
+                artifact: name.to_owned(),
+                expected: of.artifact.digest,
+                found,
+            });
+        }
+        if let Some(held) = held {
+            held.keep(&self.hints, &self.lock, self.target, name);
+        }
+        Ok(())
+    }
+
+    /// The record, now that every artifact was read back.
+    fn finish(&self) -> Result<SlotRecord, StageError> {
+        let (_, slots) = self.control.read()?;
+        let record = SlotRecord::of(&self.manifest, slots.get(self.target), self.now)?;
         if self.cancel.is_cancelled() {
             return Err(StageError::Cancelled);
         }

@@ -5,6 +5,7 @@
 //! here). All calls block: async callers use `spawn_blocking`.
 
 mod dir;
+mod hints;
 mod records;
 pub mod sim;
 mod store;
@@ -14,6 +15,7 @@ mod trust;
 mod tests;
 
 pub use dir::{Files, LockName, StateDir, StateError, StateLock};
+pub use hints::Hints;
 pub use records::{ArtifactRecord, SlotRecord, SlotRecords};
 pub use store::{Loaded, Lost, LostReason, MAX_FILE_BYTES, Record, Store, UnknownFields};
 pub use trust::TrustGate;

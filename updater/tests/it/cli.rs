@@ -215,6 +215,7 @@ async fn release(dir: &Path, seed: u8, now: jiff::Timestamp) -> String {
         },
         artifacts,
         out: dir.join(format!("release-{seed}")),
+        after: Vec::new(),
         level: 1,
         progress: Progress::none(),
     });

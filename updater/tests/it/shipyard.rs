@@ -136,6 +136,7 @@ impl Shipyard {
             },
             artifacts: artifacts.into(),
             out: out.clone(),
+            after: Vec::new(),
             level: 1,
             progress: Progress::none(),
         });

@@ -148,6 +148,10 @@ pub struct BuildArgs {
     /// The oldest version to come from.
     #[arg(long)]
     pub min_from: Option<Version>,
+    /// The folder of a release that nodes come from, as build made it: what is new since then is stored
+    /// together, so that those nodes fetch little else. May be said several times; any node gets the release.
+    #[arg(long)]
+    pub after: Vec<PathBuf>,
     /// The kubelet's version inside.
     #[arg(long)]
     pub kubelet: Option<Version>,
@@ -273,9 +277,9 @@ pub struct InspectArgs {
     /// For a repository: the root.json to start trust from. Without it, its own first root.
     #[arg(long)]
     pub root: Option<PathBuf>,
-    /// For a chunk index: list every chunk.
+    /// For a chunk index: list every page.
     #[arg(long)]
-    pub chunks: bool,
+    pub pages: bool,
 }
 
 /// `NAME=PATH`.

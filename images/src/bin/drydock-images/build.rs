@@ -32,6 +32,7 @@ pub async fn build(args: BuildArgs, show: &Show) -> anyhow::Result<()> {
         min_from: args.min_from,
         floor: args.floor,
         out: args.out,
+        after: args.after.clone(),
         level: args.level,
         progress,
     };
@@ -40,14 +41,15 @@ pub async fn build(args: BuildArgs, show: &Show) -> anyhow::Result<()> {
     let built = built?;
     let stats = built.stats;
     let mut text = format!(
-        "Release {}\nFolder  {}\nImages  {} ({} of it zeros, not stored)\nStored  {} in {} chunks ({} listed)",
+        "Release {}\nFolder  {}\nImages  {} ({} of it zeros, not stored)\nStored  {} in {} frames ({} chunks, {} pages)",
         built.digest,
         built.path.display(),
         bytes(stats.image_bytes),
         bytes(stats.zero_bytes),
         bytes(stats.stored_bytes),
-        stats.stored_chunks,
+        stats.frames,
         stats.chunks,
+        stats.pages,
     );
     text += &proven_text(&proven);
     let value = json!({

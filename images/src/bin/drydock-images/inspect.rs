@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use drydock_images::chunk::{ChunkContent, MAX_INDEX_BYTES, index::MAGIC};
+use drydock_images::chunk::PageRef;
+use drydock_images::chunk::{MAX_INDEX_BYTES, index::MAGIC};
 use drydock_images::layout::{MANIFEST_FILE, METADATA_DIR};
 use drydock_images::{ChunkIndex, Manifest, ReleaseDir, Repository};
 use jiff::Timestamp;
@@ -42,10 +43,7 @@ pub async fn inspect(args: InspectArgs, show: &Show) -> anyhow::Result<()> {
     let content = std::fs::read(path).with_context(|| format!("cannot read {}", args.what))?;
     if content.starts_with(&MAGIC) {
         let index = ChunkIndex::parse(&content)?;
-        return show.result(
-            &index_value(&index, args.chunks),
-            &index_text(&index, args.chunks),
-        );
+        return show.result(&index_value(&index, args.pages), &index_text(&index, args.pages));
     }
     let manifest = Manifest::parse(&content)
         .with_context(|| format!("{} is no release, repository, manifest or chunk index", args.what))?;
@@ -111,43 +109,43 @@ fn manifest_text(manifest: &Manifest) -> String {
 }
 
 fn index_value(index: &ChunkIndex, every: bool) -> Value {
-    let chunks = every.then(|| {
-        let chunk = |chunk: drydock_images::ChunkRef| match chunk.content {
-            ChunkContent::Zeros => json!({ "offset": chunk.offset, "length": chunk.length, "zeros": true }),
-            ChunkContent::Stored(digest) => {
-                json!({ "offset": chunk.offset, "length": chunk.length, "digest": digest })
-            }
+    let pages = every.then(|| {
+        let page = |page: &PageRef| {
+            json!({
+                "offset": page.offset, "imageBytes": page.image_bytes, "chunks": page.chunks,
+                "frontBytes": page.frames_bytes[0], "restBytes": page.frames_bytes[1], "digest": page.digest,
+            })
         };
-        index.chunks().map(chunk).collect::<Vec<_>>()
+        index.pages().iter().map(page).collect::<Vec<_>>()
     });
     json!({
-        "artifact": index.artifact(), "size": index.size(), "count": index.count(),
-        "zeroBytes": zero_bytes(index), "chunks": chunks,
+        "artifact": index.artifact(), "size": index.size(), "chunks": index.chunks(),
+        "pages": index.pages().len(), "packBytes": index.pack_bytes(), "windowBytes": index.window_bytes(),
+        "listed": pages,
     })
-}
-
-fn zero_bytes(index: &ChunkIndex) -> u64 {
-    let zeros = index
-        .chunks()
-        .filter(|chunk| chunk.content == ChunkContent::Zeros);
-    zeros.map(|chunk| u64::from(chunk.length)).sum()
 }
 
 fn index_text(index: &ChunkIndex, every: bool) -> String {
     let mut text = format!(
-        "Index   of {}\n        {} in {} chunks, {} of it zeros\n",
+        "Index   of {}\n        {} in {} chunks on {} pages, {} stored\n",
         index.artifact(),
         bytes(index.size()),
-        index.count(),
-        bytes(zero_bytes(index))
+        index.chunks(),
+        index.pages().len(),
+        bytes(index.pack_bytes())
     );
     if every {
-        for chunk in index.chunks() {
-            let content = match chunk.content {
-                ChunkContent::Zeros => "zeros".to_owned(),
-                ChunkContent::Stored(digest) => digest.hex(),
-            };
-            let _ = writeln!(text, "{:>14} {:>7} {content}", chunk.offset, chunk.length);
+        text += "            at       of it  chunks    stored  page\n";
+        for page in index.pages() {
+            let _ = writeln!(
+                text,
+                "{:>14} {:>11} {:>7} {:>9}  {}",
+                page.offset,
+                page.image_bytes,
+                page.chunks,
+                page.frames_bytes[0] + page.frames_bytes[1],
+                page.digest.hex()
+            );
         }
     }
     text

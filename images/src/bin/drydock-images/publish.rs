@@ -36,12 +36,12 @@ pub async fn publish(args: PublishArgs, show: &Show) -> anyhow::Result<()> {
         |name| name.to_string(),
     );
     let text = format!(
-        "{}\nRelease {}\nChannel {channel}\nChunks  {} new ({}), {} known",
+        "{}\nRelease {}\nChannel {channel}\nPacks   {} new ({}), {} known",
         in_repository("Published", published.versions),
         published.digest,
-        published.new_chunks,
+        published.new_packs,
         bytes(published.new_bytes),
-        published.known_chunks
+        published.known_packs
     );
     show.result(&published, &text)
 }

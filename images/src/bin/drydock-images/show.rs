@@ -88,6 +88,7 @@ fn code(error: &anyhow::Error) -> Option<&'static str> {
         | ReleaseError::Release { .. }
         | ReleaseError::Manifest(_)
         | ReleaseError::Document(_)
-        | ReleaseError::Index(_) => None,
+        | ReleaseError::Index(_)
+        | ReleaseError::Page(_) => None,
     }
 }

@@ -124,6 +124,7 @@ impl Fixture {
             target: SlotName::B,
             running: SlotName::A,
             fetches_at_once: 4,
+            reuse: Reuse::Running,
             progress: Arc::new(|_| {}),
         }
     }
@@ -191,6 +192,7 @@ async fn release(dir: &Path, seed: u64) -> Digest {
         },
         artifacts,
         out: dir.join(format!("release-{seed}")),
+        after: Vec::new(),
         level: 1,
         progress: Progress::none(),
     };

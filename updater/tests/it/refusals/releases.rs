@@ -37,9 +37,8 @@ fn index(node: &RealNode) -> PathBuf {
     file(node, "indexes", digest.trim_start_matches("sha256:"))
 }
 
-fn chunks(node: &RealNode) -> Vec<PathBuf> {
-    let folders = fs::read_dir(node.yard().repository().join("chunks")).unwrap();
-    let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+fn packs(node: &RealNode) -> Vec<PathBuf> {
+    let files = fs::read_dir(node.yard().repository().join("packs")).unwrap();
     files.map(|entry| entry.unwrap().path()).collect()
 }
 
@@ -129,33 +128,33 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             same: Part::AllButSlotB,
             ..stage(
-                "chunks that were tampered with",
-                |node| chunks(node).iter().for_each(|path| change(path, flip_last)),
+                "packs that were tampered with",
+                |node| {
+                    packs(node)
+                        .iter()
+                        .for_each(|path| change(path, |bytes| bytes[0] ^= 1))
+                },
                 &["not what was signed"],
             )
         },
         Row {
             same: Part::AllButSlotB,
             ..stage(
-                "chunks that were truncated",
+                "pages that were tampered with",
+                |node| packs(node).iter().for_each(|path| change(path, flip_last)),
+                &["not what was signed"],
+            )
+        },
+        Row {
+            same: Part::AllButSlotB,
+            ..stage(
+                "packs that were truncated",
                 |node| {
-                    chunks(node)
+                    packs(node)
                         .iter()
                         .for_each(|path| change(path, |bytes| bytes.truncate(20)))
                 },
-                &["ends after"],
-            )
-        },
-        Row {
-            same: Part::AllButSlotB,
-            ..stage(
-                "chunks that were extended",
-                |node| {
-                    chunks(node)
-                        .iter()
-                        .for_each(|path| change(path, |bytes| bytes.push(0)))
-                },
-                &["not what was signed"],
+                &["ends after 20 of"],
             )
         },
         stage(

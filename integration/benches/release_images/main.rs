@@ -1,8 +1,9 @@
-//! The write path of a node on real images: `base` is adopted in slot A of a disk on a loop device,
-//! the next release is staged into slot B over http, and what then stands in the partition is compared with
-//! the image by sha256sum. Measures time, memory and bytes, in turn with `dd` of the same image.
+//! The write path of a node on images of a real system: a release is adopted in slot A of a disk on a loop
+//! device; a hotfix and a patch release are staged into slot B over http, whole and from what slot A has,
+//! and what then stands in the partition is compared with the image by sha256sum. Measures time, memory and
+//! bytes, in turn with `dd` of the same image.
 //!
-//! `integration/benches/real-images.sh` has the images made and starts this. Needs root.
+//! `integration/benches/benchmarks.sh` makes the images and starts this. Needs root.
 
 mod disk;
 mod measure;
@@ -27,10 +28,7 @@ struct Options {
     /// The folder with base.*, hotfix.* and patch.*, as release-images.sh makes it.
     #[arg(long)]
     images: PathBuf,
-    /// Which release is staged over base: hotfix or patch.
-    #[arg(long, default_value = "patch")]
-    release: String,
-    /// As which file system: ext4, squashfs, erofs or lz4.erofs.
+    /// Which of them: ext4, squashfs, erofs or lz4.erofs.
     #[arg(long)]
     file_system: String,
     /// How often each measurement is made.
@@ -63,42 +61,55 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         .prefix(".bench-")
         .tempdir_in(&options.images)
         .with_context(|| format!("making a folder in {}", options.images.display()))?;
-    let [before, after] = ["base", options.release.as_str()].map(|name| Images::of(options, name));
-    let releases = Releases::publish(folder.path(), &[(&before, "1"), (&after, "2")]).await?;
+    let named = ["base", "hotfix", "patch"].map(|name| (name, Images::of(options, name)));
+    let releases = Releases::publish(folder.path(), &named).await?;
     for release in &releases.all {
         println!("{release}");
     }
-    let [first, second] = releases.all.as_slice() else {
-        bail!("two releases were to be made");
+    let [base, hotfix, patch] = releases.all.as_slice() else {
+        bail!("three releases were to be made");
     };
 
     let server = FileServer::start(&releases.repository).await?;
-    let disk = LoopDisk::attach(&folder.path().join("disk.img"), &[&before, &after]).await?;
+    let images = named.each_ref().map(|(_, images)| images);
+    let disk = LoopDisk::attach(&folder.path().join("disk.img"), &images).await?;
     println!("{disk}");
     let bench = Bench::new(folder.path(), disk, server, &releases.root)?;
 
-    bench.disk.put(Slot::A, &before).await?;
+    bench.disk.put(Slot::A, &base.images).await?;
     let adopt = bench.updater(&["adopt"]).await?;
     println!("adopt:       {adopt}");
-    bench.ensure_holds(Slot::A, first).await?;
-    let estimate = bench.estimate().await?;
-    println!("check:       {estimate}");
+    bench.ensure_holds(Slot::A, base).await?;
+    for release in [hotfix, patch] {
+        println!("check:       {}", bench.estimate(release).await?);
+    }
+    let first = bench.stage_into_worn(hotfix, &[]).await?;
+    println!("the first time, when slot A is read to find out what it has: {first}");
 
     let mut sheet = Sheet::default();
     for round in 1..=options.rounds {
         let runs = [
-            ("dd", bench.dd(second).await?),
-            ("stage", bench.stage_into_worn(second).await?),
-            ("stage again", bench.stage_again(second).await?),
+            ("dd of the patch release", bench.dd(patch).await?),
+            ("one sequential read", bench.read(patch).await?),
+            (
+                "patch release, all fetched",
+                bench.stage_into_worn(patch, &["--fetch-all"]).await?,
+            ),
+            (
+                "patch release from base",
+                bench.stage_into_worn(patch, &[]).await?,
+            ),
+            ("hotfix from base", bench.stage_into_worn(hotfix, &[]).await?),
+            ("the same release again", bench.stage_again(hotfix, &[]).await?),
         ];
         println!("round {round}:     {}", load()?);
         for (what, run) in runs {
-            println!("round {round}, {:12} {run}", format!("{what}:"));
+            println!("round {round}, {:28} {run}", format!("{what}:"));
             sheet.add(what, run);
         }
     }
-    let digests = bench.ensure_holds(Slot::B, second).await?;
-    print!("\n{digests}\n{}", sheet.print(&options.file_system, second));
+    let digests = bench.ensure_holds(Slot::B, hotfix).await?;
+    print!("\n{digests}\n{}", sheet.print(&options.file_system, patch));
     Ok(())
 }
 
@@ -124,16 +135,30 @@ impl Bench {
         Ok(run.then(&kernel))
     }
 
+    /// The least that a read-back can take: all bytes of the slot, once, past the cache.
+    async fn read(&self, release: &Release) -> anyhow::Result<Run> {
+        self.disk.forget().await?;
+        let mut whole = Run::default();
+        for (artifact, image) in release.images.all() {
+            let words = self
+                .disk
+                .read(Slot::B, artifact, image.metadata()?.len().next_multiple_of(4096))?;
+            whole = whole.then(&self.measure(words).await?);
+        }
+        Ok(whole)
+    }
+
     /// Into a slot of which no byte is right, all blocks of it in use.
-    async fn stage_into_worn(&self, release: &Release) -> anyhow::Result<Run> {
+    async fn stage_into_worn(&self, release: &Release, how: &[&str]) -> anyhow::Result<Run> {
         self.disk.wear(Slot::B).await?;
-        self.stage_again(release).await
+        self.stage_again(release, how).await
     }
 
     /// Into the slot as it is.
-    async fn stage_again(&self, release: &Release) -> anyhow::Result<Run> {
+    async fn stage_again(&self, release: &Release, how: &[&str]) -> anyhow::Result<Run> {
         self.disk.forget().await?;
-        let run = self.updater(&["stage", "--channel", releases::CHANNEL]).await?;
+        let words = ["stage", "--release", &release.digest];
+        let run = self.updater(&[&words, how].concat()).await?;
         self.ensure_holds(Slot::B, release).await?;
         Ok(run)
     }

@@ -113,6 +113,16 @@ impl LoopDisk {
         words
     }
 
+    /// A sequential read of the first bytes of a partition, past the cache.
+    pub fn read(&self, slot: Slot, artifact: &str, bytes: u64) -> anyhow::Result<Vec<OsString>> {
+        let mut from = OsString::from("if=");
+        from.push(self.partition(slot, artifact)?);
+        let mut words = vec!["dd".into(), from, format!("count={bytes}").into()];
+        let rest = ["of=/dev/null", "bs=4M", "iflag=direct,count_bytes", "status=none"];
+        words.extend(rest.map(OsString::from));
+        Ok(words)
+    }
+
     /// Puts images into a slot.
     pub async fn put(&self, slot: Slot, images: &Images) -> anyhow::Result<()> {
         for (artifact, image) in images.all() {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::disk::{LoopDisk, Slot, command};
-use super::releases::{ARCH, BOARD, CHANNEL, Release, program};
+use super::releases::{ARCH, BOARD, Release, program};
 
 /// What one process took.
 #[derive(Debug, Clone, Default)]
@@ -132,16 +132,16 @@ impl Bench {
     }
 
     /// What `check` says that staging would do.
-    pub async fn estimate(&self) -> anyhow::Result<String> {
+    pub async fn estimate(&self, release: &Release) -> anyhow::Result<String> {
         let mut words = self
-            .updater_words(&["--json", "check", "--channel", CHANNEL])
+            .updater_words(&["--json", "check", "--release", &release.digest])
             .into_iter();
         let program = words.next().unwrap_or_default();
         let said: Value = serde_json::from_str(&command(&program.to_string_lossy(), words).await?)?;
         let stage = &said["stage"];
         Ok(format!(
-            "of {} bytes {} are in the running slot or zeros, {} are not",
-            stage["totalBytes"], stage["hereBytes"], stage["missingBytes"]
+            "{}: of {} bytes {} have to be fetched, in {} requests",
+            release.name, stage["totalBytes"], stage["fetchBytes"], stage["requests"]
         ))
     }
 

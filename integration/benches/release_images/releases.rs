@@ -1,4 +1,4 @@
-//! Two signed releases in a repository, made with `drydock-images` as a release engineer does it.
+//! Signed releases in a repository, made with `drydock-images` as a release engineer does it.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -11,9 +11,9 @@ use tokio::process::Command;
 
 use super::Options;
 
-/// The channel of both releases.
+/// The channel of all releases.
 pub const CHANNEL: &str = "stable";
-/// The board and architecture of both, and of the node.
+/// Their board and architecture, and the node's.
 pub const BOARD: &str = "generic";
 pub const ARCH: &str = "amd64";
 
@@ -25,8 +25,8 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn of(options: &Options, name: &str) -> Self {
-        let file = |kind: &str| options.images.join(format!("{name}.{kind}"));
+    pub fn of(options: &Options, release: &str) -> Self {
+        let file = |kind: &str| options.images.join(format!("{release}.{kind}"));
         Self {
             kernel: file("kernel"),
             root: file(&options.file_system),
@@ -43,9 +43,9 @@ impl Images {
 #[derive(Debug)]
 pub struct Release {
     pub images: Images,
-    pub version: String,
+    pub name: &'static str,
     pub image_bytes: u64,
-    digest: String,
+    pub digest: String,
     stored_bytes: u64,
     build: Duration,
 }
@@ -62,14 +62,15 @@ pub struct Releases {
 
 impl Releases {
     /// Builds, signs and publishes, in this order.
-    pub async fn publish(folder: &Path, of: &[(&Images, &str)]) -> anyhow::Result<Self> {
+    pub async fn publish(folder: &Path, of: &[(&'static str, Images)]) -> anyhow::Result<Self> {
         let (keys, repository) = (folder.join("keys"), folder.join("repository"));
         let made = images_tool(&[OsStr::new("keygen"), OsStr::new("--out"), keys.as_os_str()]).await?;
         let root = made["root"].as_str().context("keygen names no root")?.into();
-        let mut all = Vec::new();
-        for (images, version) in of {
-            let out = folder.join(format!("release-{version}"));
-            all.push(build(images, version, &out).await?);
+        let (mut all, mut first) = (Vec::new(), None::<PathBuf>);
+        for (place, (name, images)) in of.iter().enumerate() {
+            let out = folder.join(format!("release-{name}"));
+            let after = first.as_deref();
+            all.push(build(images, name, &(place + 1).to_string(), after, &out).await?);
             let signing = [
                 ("--repo", repository.as_os_str()),
                 ("--keys", keys.as_os_str()),
@@ -83,8 +84,11 @@ impl Releases {
                     .flat_map(|(name, value)| [OsStr::new(*name), *value]),
             );
             images_tool(&arguments).await?;
-            // The repository holds it now.
-            std::fs::remove_dir_all(&out)?;
+            // The repository holds it now; the first is what the others come after.
+            match &first {
+                Some(_) => std::fs::remove_dir_all(&out)?,
+                None => first = Some(out),
+            }
         }
         Ok(Self {
             repository,
@@ -94,7 +98,13 @@ impl Releases {
     }
 }
 
-async fn build(images: &Images, version: &str, out: &Path) -> anyhow::Result<Release> {
+async fn build(
+    images: &Images,
+    name: &'static str,
+    version: &str,
+    after: Option<&Path>,
+    out: &Path,
+) -> anyhow::Result<Release> {
     let artifacts = images.all().map(|(name, path)| {
         let mut artifact = std::ffi::OsString::from(format!("{name}="));
         artifact.push(path);
@@ -115,6 +125,9 @@ async fn build(images: &Images, version: &str, out: &Path) -> anyhow::Result<Rel
     for artifact in &artifacts {
         arguments.extend([OsStr::new("--artifact"), artifact]);
     }
+    if let Some(after) = after {
+        arguments.extend([OsStr::new("--after"), after.as_os_str()]);
+    }
     arguments.extend([OsStr::new("--out"), out.as_os_str()]);
     let begun = Instant::now();
     let made = images_tool(&arguments).await?;
@@ -125,7 +138,7 @@ async fn build(images: &Images, version: &str, out: &Path) -> anyhow::Result<Rel
     };
     Ok(Release {
         images: images.clone(),
-        version: version.to_owned(),
+        name,
         image_bytes: number("imageBytes")?,
         stored_bytes: number("storedBytes")?,
         digest: made["digest"]
@@ -157,7 +170,7 @@ async fn images_tool(arguments: &[&OsStr]) -> anyhow::Result<Value> {
 /// A program of this workspace, built with the same profile.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe().context("finding the folder of the programs")?;
-    // target/PROFILE/deps/real_images-HASH
+    // target/PROFILE/deps/release_images-HASH
     let folder = here.ancestors().nth(2).context("this program has no folder")?;
     let path = folder.join(name);
     ensure!(
@@ -172,8 +185,8 @@ impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "release {}:   {} bytes of images, {} stored, built in {:.1} s, {}",
-            self.version,
+            "{}:   {} bytes of images, {} stored, built in {:.1} s, {}",
+            self.name,
             self.image_bytes,
             self.stored_bytes,
             self.build.as_secs_f64(),

@@ -20,11 +20,11 @@ impl Sheet {
     /// The first row is what the others' times are held against.
     pub fn print(&self, file_system: &str, release: &Release) -> String {
         let mut text = format!(
-            "\n{file_system}: medians of {} runs, release {} of {:.1} MiB\n\n\
+            "\n{file_system}: medians of {} runs, {} of {:.1} MiB\n\n\
              | | time | least to most | against dd | CPU | peak memory | fetched | requests | device read | device \
              wrote |\n|---|---|---|---|---|---|---|---|---|---|\n",
             self.rows.first().map_or(0, |(_, runs)| runs.len()),
-            release.version,
+            release.name,
             mib(release.image_bytes),
         );
         let wall = |run: &Run| run.wall.as_secs_f64();
@@ -34,12 +34,12 @@ impl Sheet {
             let most = runs.iter().map(wall).fold(0.0, f64::max);
             let time = median(runs, wall);
             text += &format!(
-                "| {what} | {time:.2} s | {least:.2} to {most:.2} s | {:.2} | {:.2} s | {:.1} MiB | {:.2} MiB | {} | \
+                "| {what} | {time:.2} s | {least:.2} to {most:.2} s | {:.2} | {:.2} s | {:.1} MiB | {:.2} MB | {} | \
                  {:.1} MiB | {:.1} MiB |\n",
                 time / peer,
                 median(runs, |run| run.cpu.as_secs_f64()),
                 median(runs, |run| mib(run.peak_bytes)),
-                median(runs, |run| mib(run.fetched().bytes)),
+                median(runs, |run| run.fetched().bytes as f64 / 1e6),
                 median(runs, |run| run.fetched().requests as f64),
                 median(runs, |run| mib(run.read_bytes)),
                 median(runs, |run| mib(run.written_bytes)),

@@ -1,0 +1,377 @@
+//! One artifact into its pack and its index. One thread reads, cuts and hashes; the others compress; the
+//! last writes frames in the order of the image, so the same image gives the same bytes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+
+use zstd::zstd_safe;
+
+use super::{ArtifactSource, BuildStats, write};
+use crate::chunk::{
+    Chunk, ChunkId, ChunkList, Cuts, FRONT_BYTES, Frame, IndexBuilder, ListCutter, MAX_ARTIFACT_BYTES, Page,
+    Part, Window, chunk_reader, encode_frame,
+};
+use crate::digest::{Digest, Hasher};
+use crate::error::ReleaseError;
+use crate::layout;
+use crate::manifest::{Artifact, IndexRef};
+use crate::progress::Progress;
+use crate::release::Known;
+
+/// A frame is closed when it has this much content. A reader fetches whole frames.
+const FRAME_CONTENT_BYTES: usize = 32 * 1024;
+/// How far a frame refers back: what the bytes before it teach costs a reader nothing, they are there.
+const WINDOW_BYTES: u32 = 128 * 1024;
+/// Frames that wait for each worker.
+const WAITING_PER_WORKER: usize = 4;
+
+/// Where a release is made, and how.
+pub(super) struct Packing<'a> {
+    pub dir: &'a Path,
+    pub level: i32,
+    /// What the releases before hold.
+    pub known: &'a Known,
+    pub progress: &'a Progress,
+}
+
+/// The parts of a pack while they are written.
+type Parts = [BufWriter<File>; 2];
+
+/// A frame to be compressed.
+struct Job {
+    place: usize,
+    part: Part,
+    content: Vec<u8>,
+    before: Vec<u8>,
+}
+
+/// A frame that was written.
+struct Stored {
+    bytes: u32,
+    digest: Digest,
+}
+
+/// Where a frame is in its list, and how much of the image is in it.
+struct Planned {
+    part: Part,
+    first_chunk: u16,
+    chunks: u16,
+    content_bytes: u32,
+}
+
+/// The image as it was cut.
+struct Cut {
+    cuts: Cuts,
+    /// Each list with its frames.
+    lists: Vec<(ChunkList, Vec<Planned>)>,
+    zero_bytes: u64,
+}
+
+impl Packing<'_> {
+    /// Makes pack and index of an artifact.
+    pub(super) fn artifact(
+        &self,
+        source: &ArtifactSource,
+        stats: &mut BuildStats,
+    ) -> Result<Artifact, ReleaseError> {
+        let packs = self.dir.join(layout::PACKS_DIR);
+        let path = packs.join(".front");
+        let failed = ReleaseError::io("write", &path);
+        let files = [File::create(&path), File::create_new(packs.join(".rest"))];
+        let [front, rest] = files.map(|file| file.map_err(&failed));
+        let pack = [front?, rest?].map(|file| BufWriter::with_capacity(1 << 20, file));
+        let (digest, cut, stored, mut pack) = self.compress(source, pack, &path)?;
+        let mut index = IndexBuilder::new();
+        let mut stored = stored.into_iter();
+        let mut pages = [Vec::new(), Vec::new()];
+        for (list, planned) in cut.lists {
+            stats.chunks += list.count() as u64;
+            stats.pages += 1;
+            stats.frames += planned.len() as u64;
+            stats.image_bytes += u64::from(list.image_bytes());
+            let frames = planned
+                .iter()
+                .zip(stored.by_ref())
+                .map(|(planned, stored)| Frame {
+                    part: planned.part,
+                    first_chunk: planned.first_chunk,
+                    chunks: planned.chunks,
+                    stored_bytes: stored.bytes,
+                    content_bytes: planned.content_bytes,
+                    digest: stored.digest,
+                });
+            let part = self.part_of(self.known.lists.contains(&list.id()));
+            let page = Page::new(list, frames.collect())?;
+            let bytes = page.to_bytes();
+            index.push(&page, &bytes, part)?;
+            pages[part as usize].extend_from_slice(&bytes);
+        }
+        for (pack, pages) in pack.iter_mut().zip(&pages) {
+            pack.write_all(pages).map_err(&failed)?;
+            pack.flush().map_err(&failed)?;
+        }
+        let rest = packs.join(".rest");
+        let mut appended = File::open(&rest).map_err(&failed)?;
+        std::io::copy(&mut appended, &mut pack[0]).map_err(&failed)?;
+        fs::remove_file(&rest).map_err(&failed)?;
+        let pack = &mut pack[0];
+        stats.stored_bytes += pack.stream_position().map_err(&failed)?;
+        stats.zero_bytes += cut.zero_bytes;
+        pack.flush().map_err(&failed)?;
+        let index = index.finish(&digest, WINDOW_BYTES, cut.cuts)?;
+        let index_ref = IndexRef {
+            digest: Digest::of(&index),
+            size: index.len() as u64,
+        };
+        write(&self.dir.join(layout::index_path(&index_ref.digest)), &index)?;
+        let named = self.dir.join(layout::pack_path(&index_ref.digest));
+        fs::rename(&path, &named).map_err(ReleaseError::io("write", &named))?;
+        Ok(Artifact {
+            name: source.name.clone(),
+            size: crate::chunk::ChunkIndex::parse(&index)?.size(),
+            digest,
+            index: index_ref,
+            verity_root: source.verity_root.clone(),
+        })
+    }
+
+    fn part_of(&self, is_known: bool) -> Part {
+        if is_known { Part::Rest } else { Part::Front }
+    }
+
+    /// Reads the image once and writes its frames, each into its part of the pack.
+    fn compress(
+        &self,
+        source: &ArtifactSource,
+        pack: Parts,
+        pack_path: &Path,
+    ) -> Result<(Digest, Cut, Vec<Stored>, Parts), ReleaseError> {
+        let workers = thread::available_parallelism().map_or(2, usize::from);
+        let (to_workers, jobs) = mpsc::sync_channel::<Job>(WAITING_PER_WORKER * workers);
+        let jobs = Mutex::new(jobs);
+        let (to_writer, frames) = mpsc::sync_channel(WAITING_PER_WORKER * workers);
+        thread::scope(|scope| {
+            let jobs = &jobs;
+            for _ in 0..workers {
+                let to_writer = to_writer.clone();
+                scope.spawn(move || compress_frames(jobs, &to_writer, self.level));
+            }
+            drop(to_writer);
+            let writer = scope.spawn(move || write_frames(&frames, pack, pack_path));
+            let read = self.read(source, &to_workers);
+            // Workers end with their jobs, and the writer with the workers.
+            drop(to_workers);
+            let written = writer
+                .join()
+                .unwrap_or_else(|_| Err(ReleaseError::Request("the writing thread stopped".to_owned())));
+            // What stopped the writer stopped the reader too, and says more.
+            let (stored, pack) = written?;
+            let (digest, cut) = read?;
+            Ok((digest, cut, stored, pack))
+        })
+    }
+
+    /// Reads, cuts and hashes; hands every frame to the workers.
+    fn read(
+        &self,
+        source: &ArtifactSource,
+        to_workers: &mpsc::SyncSender<Job>,
+    ) -> Result<(Digest, Cut), ReleaseError> {
+        let failed = ReleaseError::io("read the image", &source.path);
+        let mut file = File::open(&source.path).map_err(ReleaseError::io("open the image", &source.path))?;
+        let size = file.seek(SeekFrom::End(0)).map_err(&failed)?;
+        file.rewind().map_err(&failed)?;
+        if size == 0 || size > MAX_ARTIFACT_BYTES {
+            let path = source.path.display();
+            return Err(ReleaseError::Request(format!(
+                "the image {path} has {size} bytes, where 1 to {MAX_ARTIFACT_BYTES} are allowed"
+            )));
+        }
+        let mut front = [0; FRONT_BYTES];
+        // A shorter image is no file system.
+        let front_bytes = file.read_at(&mut front, 0).map_err(&failed)?;
+        let cuts = Cuts::for_image(size, &front[..front_bytes]);
+        let mut frames = Framing::new(to_workers, cuts, self.known);
+        let mut hasher = Hasher::new();
+        for chunk in chunk_reader(file, cuts) {
+            let data = chunk.map_err(&failed)?.data;
+            hasher.update(&data);
+            self.progress.advance(data.len() as u64);
+            frames.push(&data)?;
+        }
+        if hasher.length_bytes() != size {
+            let path = source.path.display();
+            let found = hasher.length_bytes();
+            return Err(ReleaseError::Request(format!(
+                "the image {path} had {size} bytes and gave {found}: something writes to it"
+            )));
+        }
+        Ok((hasher.finish(), frames.finish()?))
+    }
+}
+
+/// Puts chunks into lists and frames as they come.
+struct Framing<'a> {
+    to_workers: &'a mpsc::SyncSender<Job>,
+    known: &'a Known,
+    lists: ListCutter,
+    window: Window,
+    cut: Cut,
+    /// Frames of the list that is not complete yet.
+    planned: Vec<Planned>,
+    /// The frame that is not closed yet, and what is before it.
+    content: Vec<u8>,
+    before: Vec<u8>,
+    part: Part,
+    chunks: u16,
+    /// Chunks of the list so far.
+    in_list: u16,
+    places: usize,
+}
+
+impl<'a> Framing<'a> {
+    fn new(to_workers: &'a mpsc::SyncSender<Job>, cuts: Cuts, known: &'a Known) -> Self {
+        Self {
+            to_workers,
+            known,
+            part: Part::Front,
+            lists: ListCutter::default(),
+            window: Window::new(WINDOW_BYTES),
+            cut: Cut {
+                cuts,
+                lists: Vec::new(),
+                zero_bytes: 0,
+            },
+            planned: Vec::new(),
+            content: Vec::new(),
+            before: Vec::new(),
+            chunks: 0,
+            in_list: 0,
+            places: 0,
+        }
+    }
+
+    fn push(&mut self, data: &[u8]) -> Result<(), ReleaseError> {
+        let id = ChunkId::of(data);
+        // A chunk has at most MAX_CHUNK_BYTES.
+        let length = data.len() as u32;
+        let too_long = self.content.len() + data.len() > crate::chunk::MAX_FRAME_CONTENT_BYTES as usize;
+        let part = if self.known.chunks.contains(&id) {
+            Part::Rest
+        } else {
+            Part::Front
+        };
+        if id == ChunkId::ZEROS || too_long || part != self.part {
+            self.close_frame()?;
+        }
+        if id == ChunkId::ZEROS {
+            self.cut.zero_bytes += u64::from(length);
+        } else {
+            if self.content.is_empty() {
+                self.before.clear();
+                self.before.extend_from_slice(self.window.last());
+            }
+            self.content.extend_from_slice(data);
+            self.part = part;
+            self.chunks += 1;
+        }
+        self.in_list += 1;
+        self.window.push(data);
+        if self.content.len() >= FRAME_CONTENT_BYTES {
+            self.close_frame()?;
+        }
+        if let Some(list) = self.lists.push(Chunk { length, id }) {
+            self.close_list(list)?;
+        }
+        Ok(())
+    }
+
+    fn close_frame(&mut self) -> Result<(), ReleaseError> {
+        if self.content.is_empty() {
+            return Ok(());
+        }
+        self.planned.push(Planned {
+            part: self.part,
+            first_chunk: self.in_list - self.chunks,
+            chunks: self.chunks,
+            content_bytes: self.content.len() as u32,
+        });
+        self.chunks = 0;
+        let job = Job {
+            place: self.places,
+            part: self.part,
+            content: std::mem::take(&mut self.content),
+            before: std::mem::take(&mut self.before),
+        };
+        self.places += 1;
+        self.to_workers
+            .send(job)
+            .map_err(|_| ReleaseError::Request("the compressing threads stopped".to_owned()))
+    }
+
+    fn close_list(&mut self, list: ChunkList) -> Result<(), ReleaseError> {
+        self.close_frame()?;
+        self.cut.lists.push((list, std::mem::take(&mut self.planned)));
+        self.in_list = 0;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Cut, ReleaseError> {
+        let last = std::mem::take(&mut self.lists).finish();
+        self.close_frame()?;
+        if let Some(list) = last {
+            self.close_list(list)?;
+        }
+        Ok(self.cut)
+    }
+}
+
+/// Compresses until there are no more jobs. When nobody wants the frames any more it only empties the
+/// queue, so that the reader never waits for a worker that has stopped.
+fn compress_frames(
+    jobs: &Mutex<mpsc::Receiver<Job>>,
+    to_writer: &mpsc::SyncSender<(usize, Part, std::io::Result<Vec<u8>>)>,
+    level: i32,
+) {
+    let mut context = zstd_safe::CCtx::create();
+    let mut wanted = true;
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        if wanted {
+            let frame = encode_frame(&mut context, &job.content, &job.before, level);
+            wanted = to_writer.send((job.place, job.part, frame)).is_ok();
+        }
+    }
+}
+
+/// Writes frames in their order. Those that came too early wait; they are about as many as there are
+/// workers, because all frames are about as long.
+fn write_frames(
+    frames: &mpsc::Receiver<(usize, Part, std::io::Result<Vec<u8>>)>,
+    mut pack: Parts,
+    path: &Path,
+) -> Result<(Vec<Stored>, Parts), ReleaseError> {
+    let mut early = BTreeMap::new();
+    let mut stored = Vec::new();
+    for (place, part, frame) in frames {
+        let frame = frame.map_err(ReleaseError::io("compress into", path))?;
+        early.insert(place, (part, frame));
+        while let Some((part, frame)) = early.remove(&stored.len()) {
+            pack[part as usize]
+                .write_all(&frame)
+                .map_err(ReleaseError::io("write", path))?;
+            stored.push(Stored {
+                // At most MAX_FRAME_BYTES, which a page is checked for.
+                bytes: frame.len() as u32,
+                digest: Digest::of(&frame),
+            });
+        }
+    }
+    Ok((stored, pack))
+}

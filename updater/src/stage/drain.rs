@@ -1,0 +1,201 @@
+//! From the bytes of an image in their order to a partition that was read back: written in aligned pieces,
+//! flushed every so often, and what was flushed is read from the device and hashed while the next is
+//! written. So the end of the writing is nearly the end of the proof.
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+use drydock_images::{Digest, Hasher};
+use tokio_util::sync::CancellationToken;
+
+use super::StageError;
+use super::write::Counter;
+use crate::disk::{AlignedBuf, SlotWriter};
+
+/// Written at a time, in bytes.
+const SEGMENT_BYTES: usize = 1 << 20;
+/// Segments that are being filled, waiting or being written.
+const SEGMENTS: usize = 4;
+/// Flushed after so many written bytes.
+const FLUSH_BYTES: u64 = 64 << 20;
+
+/// Whether bytes stand in the target already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// They have to be written.
+    Fresh,
+    /// They were read from just there.
+    Standing,
+}
+
+struct Segment {
+    at: u64,
+    len: usize,
+    put: Put,
+    memory: AlignedBuf,
+}
+
+/// Where the bytes of an artifact are put, one after another.
+pub(super) struct Drain {
+    to_writer: SyncSender<Segment>,
+    spare: Receiver<AlignedBuf>,
+    filling: Segment,
+}
+
+impl Drain {
+    /// The image goes on with these bytes.
+    ///
+    /// # Errors
+    /// Writing has stopped; its own error says why.
+    pub(super) fn put(&mut self, mut bytes: &[u8], put: Put) -> Result<(), StageError> {
+        while !bytes.is_empty() {
+            let room = SEGMENT_BYTES - self.filling.len;
+            let (front, behind) = bytes.split_at(bytes.len().min(room));
+            let from = self.filling.len;
+            self.filling.memory[from..from + front.len()].copy_from_slice(front);
+            self.filling.len += front.len();
+            if put == Put::Fresh {
+                self.filling.put = Put::Fresh;
+            }
+            if self.filling.len == SEGMENT_BYTES {
+                self.pass_on()?;
+            }
+            bytes = behind;
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self) -> Result<(), StageError> {
+        let stopped = || StageError::Stopped("the writing thread ended".to_owned());
+        let next = Segment {
+            at: self.filling.at + self.filling.len as u64,
+            len: 0,
+            put: Put::Standing,
+            memory: self.spare.recv().map_err(|_| stopped())?,
+        };
+        let full = std::mem::replace(&mut self.filling, next);
+        self.to_writer.send(full).map_err(|_| stopped())
+    }
+}
+
+/// The partition of one artifact in the target slot.
+pub(super) struct Target<'a> {
+    pub writer: &'a SlotWriter,
+    /// The artifact's name.
+    pub artifact: &'a str,
+    pub counter: &'a Counter,
+    pub cancel: &'a CancellationToken,
+}
+
+impl Target<'_> {
+    /// Writes what `fill` puts, from the first byte on, and returns the digest of what was then read back.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Of writing, flushing or reading back; else those of `fill`; a cancellation.
+    pub(super) fn write(
+        &self,
+        fill: impl FnOnce(&mut Drain) -> Result<(), StageError>,
+    ) -> Result<Digest, StageError> {
+        let (to_writer, segments) = sync_channel(SEGMENTS);
+        let (give_back, spare) = channel();
+        for _ in 1..SEGMENTS {
+            // The receiver is right here.
+            let _ = give_back.send(AlignedBuf::new(SEGMENT_BYTES));
+        }
+        let (to_reader, flushed) = channel();
+        let mut drain = Drain {
+            to_writer,
+            spare,
+            filling: Segment {
+                at: 0,
+                len: 0,
+                put: Put::Standing,
+                memory: AlignedBuf::new(SEGMENT_BYTES),
+            },
+        };
+        thread::scope(|scope| {
+            let writing = scope.spawn(move || self.write_segments(&segments, &give_back, &to_reader));
+            let reading = scope.spawn(move || self.read_behind(&flushed));
+            let filled = fill(&mut drain).and_then(|()| drain.pass_on_last());
+            drop(drain);
+            let stopped = |what: &str| StageError::Stopped(format!("the {what} thread panicked"));
+            let written = writing.join().unwrap_or_else(|_| Err(stopped("writing")));
+            let read = reading.join().unwrap_or_else(|_| Err(stopped("reading")));
+            // Whoever failed first made the others stop: the disk, then what was to be written.
+            written?;
+            let digest = read?;
+            filled.map(|()| digest)
+        })
+    }
+
+    fn write_segments(
+        &self,
+        segments: &Receiver<Segment>,
+        give_back: &Sender<AlignedBuf>,
+        to_reader: &Sender<u64>,
+    ) -> Result<(), StageError> {
+        let (mut unflushed, mut end) = (0, 0);
+        for segment in segments {
+            if self.cancel.is_cancelled() {
+                return Err(StageError::Cancelled);
+            }
+            if segment.put == Put::Fresh {
+                self.writer
+                    .write_at(self.artifact, segment.at, &segment.memory[..segment.len])?;
+                unflushed += segment.len as u64;
+            }
+            end = segment.at + segment.len as u64;
+            if unflushed >= FLUSH_BYTES {
+                self.writer.flush()?;
+                unflushed = 0;
+            }
+            if unflushed == 0 {
+                // A reader that has stopped is heard of when it is joined.
+                let _ = to_reader.send(end);
+            }
+            // Nobody takes it back after the last one.
+            let _ = give_back.send(segment.memory);
+        }
+        if unflushed > 0 {
+            self.writer.flush()?;
+        }
+        let _ = to_reader.send(end);
+        Ok(())
+    }
+
+    /// Hashes from the device whatever is known to be there.
+    fn read_behind(&self, flushed: &Receiver<u64>) -> Result<Digest, StageError> {
+        let reader = self.writer.reader(self.artifact)?;
+        let mut memory = AlignedBuf::new(SEGMENT_BYTES);
+        let mut hasher = Hasher::new();
+        for until in flushed {
+            while hasher.length_bytes() < until {
+                if self.cancel.is_cancelled() {
+                    return Err(StageError::Cancelled);
+                }
+                let at = hasher.length_bytes();
+                // At most SEGMENT_BYTES.
+                let len = (until - at).min(SEGMENT_BYTES as u64) as usize;
+                reader.read_past_cache(at, &mut memory[..len])?;
+                hasher.update(&memory[..len]);
+                self.counter.read_back(len as u64);
+            }
+        }
+        Ok(hasher.finish())
+    }
+}
+
+impl Drain {
+    fn pass_on_last(&mut self) -> Result<(), StageError> {
+        if self.filling.len == 0 {
+            return Ok(());
+        }
+        let last = Segment {
+            memory: std::mem::replace(&mut self.filling.memory, AlignedBuf::new(0)),
+            ..self.filling
+        };
+        let stopped = |_| StageError::Stopped("the writing thread ended".to_owned());
+        self.to_writer.send(last).map_err(stopped)
+    }
+}

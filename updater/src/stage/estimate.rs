@@ -1,0 +1,75 @@
+//! What staging a release would take, before anything is written: the same plan that staging makes, from
+//! what the running slot holds. Reads only.
+
+use std::sync::Arc;
+
+use drydock_images::{Manifest, Repository};
+use tokio_util::sync::CancellationToken;
+
+use super::StageError;
+use super::running::Running;
+use super::supply::{Looks, Supplier};
+use super::write::blocking;
+use crate::disk::{GptBootControl, SlotName};
+use crate::state::StateDir;
+
+/// Bytes of a release.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Of all artifacts.
+    pub total: u64,
+    /// To be fetched, all counted.
+    pub fetch: u64,
+    /// In so many requests.
+    pub requests: u64,
+}
+
+/// Estimates for a node that runs `running`.
+///
+/// # Errors
+/// What cannot be fetched, and I/O errors.
+pub async fn estimate(
+    repository: &Repository,
+    manifest: &Manifest,
+    control: &GptBootControl,
+    state: &StateDir,
+    running: SlotName,
+) -> Result<Estimate, StageError> {
+    let running = Running::new(control, state, running);
+    let mut estimate = Estimate {
+        total: manifest.total_bytes(),
+        ..Estimate::default()
+    };
+    for artifact in &manifest.artifacts {
+        let index = Arc::new(repository.index(artifact).await?);
+        let (running, name, cuts) = (running.clone(), artifact.name.clone(), index.cuts());
+        let (held, nothing_stands) = blocking(move || {
+            let held = running.held(&name, cuts, None, &CancellationToken::new())?;
+            Ok((held, running.seed(&name)?.0.empty()))
+        })
+        .await?;
+        let supplier = Supplier {
+            repository: repository.clone(),
+            artifact: artifact.clone(),
+            index,
+            held: Arc::new(held),
+            at_once: 1,
+        };
+        estimate.fetch += artifact.index.size;
+        estimate.requests += 1;
+        let (mut from, mut looks) = (0, Looks::at(nothing_stands));
+        while from < supplier.index.pages().len() {
+            let (batch, looked) = supplier.batch(from, looks).await?;
+            looks = looked;
+            from += batch.plans.len();
+            estimate.requests += (batch.ranges.len() + usize::from(batch.page_bytes > 0)) as u64;
+            estimate.fetch += batch.page_bytes;
+            estimate.fetch += batch
+                .ranges
+                .iter()
+                .map(|(_, range)| range.end - range.start)
+                .sum::<u64>();
+        }
+    }
+    Ok(estimate)
+}

@@ -1,0 +1,75 @@
+//! The running slot as what a staging copies from: its content, and what is known to be where in it.
+
+use drydock_images::chunk::Cuts;
+use drydock_images::{ArtifactName, Digest};
+use tokio_util::sync::CancellationToken;
+
+use super::StageError;
+use super::held::Held;
+use super::seed::Seed;
+use crate::disk::{GptBootControl, PartitionReader, SlotName};
+use crate::state::{Hints, SlotRecords, StateDir, StateLock};
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Running {
+    control: GptBootControl,
+    records: SlotRecords,
+    hints: Hints,
+    slot: SlotName,
+}
+
+impl Running {
+    pub(super) fn new(control: &GptBootControl, state: &StateDir, slot: SlotName) -> Self {
+        Self {
+            control: control.clone(),
+            records: SlotRecords::new(state),
+            hints: Hints::new(state),
+            slot,
+        }
+    }
+
+    /// The content of an artifact, as far as the slot's record goes, and the digest that it gives. Blocks.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(super) fn seed(&self, artifact: &ArtifactName) -> Result<(Seed, Option<Digest>), StageError> {
+        let (_, slots) = self.control.read()?;
+        let partition = slots.get(self.slot).artifact(artifact.as_str())?;
+        let record = self.records.peek(self.slot)?.split().0;
+        let recorded = record
+            .as_ref()
+            .and_then(|record| record.artifacts.get(artifact.as_str()));
+        let len_bytes = recorded.map_or(partition.len_bytes, |artifact| artifact.size_bytes);
+        let reader = PartitionReader::open(self.control.device(), partition)?;
+        Ok((
+            Seed::new(reader, len_bytes),
+            recorded.map(|artifact| artifact.digest),
+        ))
+    }
+
+    /// What is where in an artifact, cut by that rule: as it was kept, or by reading all of it,
+    /// which is kept then if the lock is there. Blocks.
+    ///
+    /// # Errors
+    /// I/O errors of the table; a cancellation.
+    pub(super) fn held(
+        &self,
+        artifact: &ArtifactName,
+        cuts: Cuts,
+        lock: Option<&StateLock>,
+        cancel: &CancellationToken,
+    ) -> Result<Held, StageError> {
+        let (seed, recorded) = self.seed(artifact)?;
+        let digest = recorded.unwrap_or_else(|| Digest::of(&[]));
+        let kept = Held::load(&self.hints, self.slot, artifact.as_str(), &digest);
+        if let Some(kept) = kept.filter(|kept| kept.cuts() == cuts) {
+            return Ok(kept);
+        }
+        let held = Held::by_reading(seed, digest, cuts, cancel)?;
+        if let (Some(lock), Some(_)) = (lock, recorded) {
+            held.keep(&self.hints, lock, self.slot, artifact.as_str());
+        }
+        Ok(held)
+    }
+}

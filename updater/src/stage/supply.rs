@@ -1,0 +1,188 @@
+//! The fetching side of a staging: pages of the index that the node does not know, the plan of what they
+//! list, and the ranges of the pack that the plan wants, in the order in which they are needed and never
+//! more of them than fit memory.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use drydock_images::chunk::{Chunk, Page, PageRef, Part, check_chunks};
+use drydock_images::{Artifact, ChunkIndex, Repository};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc::Sender;
+
+use super::StageError;
+use super::assemble::Supply;
+use super::held::Held;
+use super::plan::{PagePlan, Ranges, plan_page};
+use super::seed::Seed;
+use super::write::{Counter, blocking};
+
+/// Pages that are planned together: those to be fetched, and all.
+const UNKNOWN_TOGETHER: usize = 512;
+const PAGES_TOGETHER: usize = 4096;
+
+/// After this many frames in a row that do not stand in the target, only each [`LOOK_AGAIN_EVERY`]th is
+/// looked at until one does again: reading a slot full of another release is not free.
+const MISSES_UNTIL_SPARSE: u32 = 32;
+const LOOK_AGAIN_EVERY: u32 = 64;
+
+/// Looks for frames that stand in the target.
+pub(super) struct Looks {
+    target: Seed,
+    misses: u32,
+}
+
+impl Looks {
+    pub(super) fn at(target: Seed) -> Self {
+        Self { target, misses: 0 }
+    }
+
+    fn stands(&mut self, at: u64, len: u32, chunks: &[Chunk]) -> bool {
+        let look = self.misses < MISSES_UNTIL_SPARSE || self.misses.is_multiple_of(LOOK_AGAIN_EVERY);
+        let found = look.then(|| self.target.read(at, len as usize));
+        // What cannot be read does not stand; it is written, and the read-back judges.
+        let stands = matches!(found, Some(Ok(Some(bytes))) if check_chunks(bytes, chunks).is_ok());
+        self.misses = if stands { 0 } else { self.misses.saturating_add(1) };
+        stands
+    }
+}
+
+/// Plans of pages in order, and the ranges that they want.
+type Planned = (Vec<PagePlan>, Vec<(Part, Range<u64>)>);
+
+/// Some pages in order, planned.
+pub(super) struct Batch {
+    pub plans: Vec<PagePlan>,
+    pub ranges: Vec<(Part, Range<u64>)>,
+    /// What fetching the pages took, in bytes.
+    pub page_bytes: u64,
+}
+
+/// Where an artifact is fetched from and what is there already.
+#[derive(Clone)]
+pub(super) struct Supplier {
+    pub repository: Repository,
+    pub artifact: Artifact,
+    pub index: Arc<ChunkIndex>,
+    pub held: Arc<Held>,
+    pub at_once: usize,
+}
+
+impl Supplier {
+    /// Plans the pages from the `from`th on, as many as fit memory; at least one.
+    ///
+    /// # Errors
+    /// Pages that cannot be fetched or are not those of the index.
+    pub(super) async fn batch(&self, from: usize, looks: Looks) -> Result<(Batch, Looks), StageError> {
+        let named = self.next_pages(from);
+        let unknown: Vec<usize> = (0..named.len())
+            .filter(|at| self.held.list(&named[*at].list).is_none())
+            .collect();
+        let groups = neighbours(named, &unknown);
+        let fetches = groups.into_iter().map(|group| async move {
+            let wanted: Vec<PageRef> = group.iter().map(|at| named[*at]).collect();
+            let pages = self.repository.pages(&self.artifact, &wanted).await?;
+            Ok::<_, StageError>(group.into_iter().zip(pages).collect::<Vec<_>>())
+        });
+        let fetched: Vec<Vec<(usize, Page)>> = stream::iter(fetches)
+            .buffered(self.at_once.max(1))
+            .try_collect()
+            .await?;
+        let fetched: BTreeMap<usize, Page> = fetched.into_iter().flatten().collect();
+        let page_bytes = fetched.keys().map(|at| u64::from(named[*at].page_bytes)).sum();
+        let (supplier, last) = (self.clone(), from + named.len());
+        blocking(move || {
+            let ((plans, ranges), looks) = supplier.plan(from..last, fetched, looks);
+            let batch = Batch {
+                plans,
+                ranges,
+                page_bytes,
+            };
+            Ok((batch, looks))
+        })
+        .await
+    }
+
+    fn next_pages(&self, from: usize) -> &[PageRef] {
+        let left = &self.index.pages()[from..];
+        let mut unknown = 0;
+        let count = left.iter().take(PAGES_TOGETHER).take_while(|named| {
+            unknown += usize::from(self.held.list(&named.list).is_none());
+            unknown <= UNKNOWN_TOGETHER
+        });
+        &left[..count.count()]
+    }
+
+    fn plan(
+        &self,
+        which: Range<usize>,
+        mut fetched: BTreeMap<usize, Page>,
+        mut looks: Looks,
+    ) -> (Planned, Looks) {
+        let mut ranges = Ranges::default();
+        let mut plans = Vec::with_capacity(which.len());
+        for (at, named) in self.index.pages()[which].iter().enumerate() {
+            let plan = match (self.held.list(&named.list), fetched.remove(&at)) {
+                (Some(from), _) => PagePlan::Copy { from },
+                (None, Some(page)) => plan_page(named, page, &self.held, |at, len, chunks| {
+                    looks.stands(at, len, chunks)
+                }),
+                // Every page is held or was fetched; one that is neither is fetched when it is its turn.
+                (None, None) => PagePlan::Copy { from: u64::MAX },
+            };
+            ranges.push_frames(named, &plan);
+            plans.push(plan);
+        }
+        ((plans, ranges.in_order()), looks)
+    }
+
+    /// Sends all that the assembly needs; ends when it is sent, or when nobody wants it any more.
+    ///
+    /// # Errors
+    /// What cannot be fetched.
+    pub(super) async fn send(
+        &self,
+        mut looks: Looks,
+        counter: &Counter,
+        to: &Sender<Supply>,
+    ) -> Result<(), StageError> {
+        let mut from = 0;
+        while from < self.index.pages().len() {
+            let (batch, looked) = self.batch(from, looks).await?;
+            looks = looked;
+            from += batch.plans.len();
+            counter.wire(batch.page_bytes);
+            if to.send(Supply::Plans(batch.plans)).await.is_err() {
+                return Ok(());
+            }
+            let fetches = batch.ranges.into_iter().map(|(part, range)| async move {
+                let at = range.start;
+                let stored = self.repository.pack_range(&self.artifact, range).await?;
+                Ok::<_, StageError>((part, at, stored))
+            });
+            let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
+            while let Some((part, at, stored)) = fetched.try_next().await? {
+                counter.wire(stored.len() as u64);
+                if to.send(Supply::Stored(part, at, stored)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Groups pages that are fetched in one request.
+fn neighbours(named: &[PageRef], wanted: &[usize]) -> Vec<Vec<usize>> {
+    let mut ranges = Ranges::default();
+    for at in wanted {
+        ranges.push(named[*at].part, named[*at].stored());
+    }
+    let inside = |range: &Range<u64>| -> Vec<usize> {
+        let pages = wanted.iter().copied();
+        pages.filter(|at| range.contains(&named[*at].page_at)).collect()
+    };
+    let ranges = ranges.in_order();
+    ranges.iter().map(|(_, range)| inside(range)).collect()
+}
