@@ -55,7 +55,7 @@ need mmdebstrap mmdebstrap "real nodes: their image"
 need mksquashfs squashfs-tools "real nodes: their image"
 need cpio cpio "real nodes: their image"
 need qemu-system-x86_64 qemu-system-x86 "real nodes: the machines"
-need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/*.sh integration/benches/*.sh integration/nodes/*.sh integration/nodes/tree/usr/lib/node/* integration/nodes/{initrd/init,release/check-release} .ci/run
+need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/*.sh integration/benches/*.sh integration/nodes/*.sh integration/nodes/tree/usr/lib/node/* integration/nodes/{initrd/init,release/check-release} images/fuzz/run.sh .ci/run
 
 stage formatting cargo fmt --all --check
 
