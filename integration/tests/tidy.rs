@@ -155,6 +155,37 @@ fn nothing_unfinished_is_left_in_the_code() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// Test names in the table of `docs/security.md`.
+#[test]
+fn every_attack_that_is_said_to_be_tested_has_its_test() {
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let section = page.split("\n## Attacks that are tested\n").nth(1).unwrap();
+    let table = section
+        .split("\n## ")
+        .next()
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("| "));
+    // The tests are the last cell of each row; backticks hold their names.
+    let named: Vec<_> = table
+        .skip(1)
+        .flat_map(|row| row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2))
+        .collect();
+    assert!(named.len() > 30, "{named:#?}");
+    let code: Vec<_> = all_rust_files()
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|name| {
+            let function = format!("fn {name}()");
+            !code.iter().any(|file| file.contains(&function))
+        })
+        .collect();
+    assert!(missing.is_empty(), "no test has these names: {missing:#?}");
+}
+
 #[test]
 fn no_page_keeps_the_marks_of_a_merge() {
     let output = std::process::Command::new("git")
