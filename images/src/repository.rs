@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::channel::{Advisory, Channel, Document, Withdrawal};
-use crate::chunk::{ChunkIndex, Page, PageRef};
+use crate::chunk::{ChunkIndex, Frame, FrameError, Page, PageRef};
 use crate::digest::Digest;
 use crate::fetch::{Fetcher, Traffic};
 use crate::layout::{self, TargetKind};
@@ -249,29 +249,35 @@ impl Repository {
     /// # Errors
     /// Not to be fetched, or not the pages that the index names.
     pub async fn pages(&self, artifact: &Artifact, named: &[PageRef]) -> Result<Vec<Page>, TrustError> {
-        let what = format!("the pages of {} in repository {}", artifact.name, self.name);
+        let what = format!("the list of pages of {} in repository {}", artifact.name, self.name);
         let Some((first, last)) = named.first().zip(named.last()) else {
             return Ok(Vec::new());
         };
-        let bytes = self
-            .pack_range(artifact, first.page_at..last.stored().end)
-            .await?;
-        let mut pages = Vec::with_capacity(named.len());
-        for named in named {
-            let place = named.page_at.checked_sub(first.page_at);
-            let from = place.and_then(|place| usize::try_from(place).ok());
-            let stored = from.and_then(|from| bytes.get(from..from + named.page_bytes as usize));
-            let stored = stored.ok_or_else(|| TrustError::Malformed {
-                what: what.clone(),
-                detail: "they are not in their order".to_owned(),
-            })?;
-            pages.push(
-                named
-                    .read(stored)
-                    .map_err(|error| TrustError::page(&what, &error))?,
-            );
-        }
-        Ok(pages)
+        let url = self.below(&layout::pack_path(&artifact.index.digest))?;
+        let range = first.page_at..last.stored().end;
+        let read = |bytes: Bytes| std::future::ready(read_pages(&what, named, &bytes));
+        let fetched = self.fetcher.fetch_range_checked(&url, range, read).await;
+        fetched.map_err(|error| TrustError::fetching(&what, error))?
+    }
+
+    /// One frame of an artifact's pack, from whichever mirror has it as it was signed.
+    ///
+    /// # Errors
+    /// Not to be fetched, or nowhere the frame that the page names.
+    pub async fn frame(&self, artifact: &Artifact, at: u64, frame: &Frame) -> Result<Bytes, TrustError> {
+        let what = format!("the pack of {} in repository {}", artifact.name, self.name);
+        let url = self.below(&layout::pack_path(&artifact.index.digest))?;
+        let range = at..at + u64::from(frame.stored_bytes);
+        let check = |bytes: Bytes| {
+            let found = Digest::of(&bytes);
+            std::future::ready(if found == frame.digest {
+                Ok(bytes)
+            } else {
+                Err(TrustError::frame(&what, &FrameError::Digest { found }))
+            })
+        };
+        let fetched = self.fetcher.fetch_range_checked(&url, range, check).await;
+        fetched.map_err(|error| TrustError::fetching(&what, error))?
     }
 
     /// Bytes of an artifact's pack as they are stored: nothing of them is proven yet.
@@ -361,6 +367,27 @@ async fn load_metadata(
         }
     }
     from(AskedMirrors::All).await
+}
+
+/// The pages that are named, out of the bytes from the first of them on.
+fn read_pages(what: &str, named: &[PageRef], bytes: &[u8]) -> Result<Vec<Page>, TrustError> {
+    let first = named.first().map_or(0, |named| named.page_at);
+    let mut pages = Vec::with_capacity(named.len());
+    for named in named {
+        let place = named.page_at.checked_sub(first);
+        let from = place.and_then(|place| usize::try_from(place).ok());
+        let stored = from.and_then(|from| bytes.get(from..from + named.page_bytes as usize));
+        let stored = stored.ok_or_else(|| TrustError::Malformed {
+            what: what.to_owned(),
+            detail: "they are not in their order".to_owned(),
+        })?;
+        pages.push(
+            named
+                .read(stored)
+                .map_err(|error| TrustError::page(what, &error))?,
+        );
+    }
+    Ok(pages)
 }
 
 fn same_release<T>(

@@ -257,9 +257,8 @@ impl<'a> Framing<'a> {
     }
 
     fn push(&mut self, data: &[u8]) -> Result<(), ReleaseError> {
-        let id = ChunkId::of(data);
-        // A chunk has at most MAX_CHUNK_BYTES.
-        let length = data.len() as u32;
+        let chunk = Chunk::of(data);
+        let Chunk { length, id } = chunk;
         let too_long = self.content.len() + data.len() > crate::chunk::MAX_FRAME_CONTENT_BYTES as usize;
         let part = if self.known.chunks.contains(&id) {
             Part::Rest
@@ -285,7 +284,7 @@ impl<'a> Framing<'a> {
         if self.content.len() >= FRAME_CONTENT_BYTES {
             self.close_frame()?;
         }
-        if let Some(list) = self.lists.push(Chunk { length, id }) {
+        if let Some(list) = self.lists.push(chunk) {
             self.close_list(list)?;
         }
         Ok(())

@@ -97,32 +97,75 @@ pub struct CutChunk {
     pub data: Vec<u8>,
 }
 
+/// Where the next chunk ends.
+#[derive(Debug)]
+struct Cutter {
+    cuts: Cuts,
+    mask_s: u64,
+    mask_l: u64,
+}
+
+impl Cutter {
+    fn new(cuts: Cuts) -> Self {
+        // FastCDC normalisation level 1 with its unseeded gear table: part of the format.
+        let (mask_s, mask_l) = select_masks(cuts.avg_bytes as usize, Normalization::Level1);
+        Self { cuts, mask_s, mask_l }
+    }
+
+    /// The length of the chunk that `left` begins with. It depends on no more than the longest chunk holds.
+    fn length(&self, left: &[u8]) -> usize {
+        let (avg_bytes, max_bytes) = (self.cuts.avg_bytes as usize, self.cuts.max_bytes());
+        match self.cuts.at {
+            At::Blocks => left.len().min(max_bytes),
+            At::Content => {
+                let (small, large) = (self.mask_s, self.mask_l);
+                cut(
+                    left,
+                    avg_bytes / 4,
+                    avg_bytes,
+                    max_bytes,
+                    small,
+                    large,
+                    small << 1,
+                    large << 1,
+                )
+                .1
+            }
+        }
+    }
+}
+
+/// Cuts what stands in memory.
+pub fn chunk_slice(bytes: &[u8], cuts: Cuts) -> impl Iterator<Item = &[u8]> {
+    let cutter = Cutter::new(cuts);
+    let mut left = bytes;
+    std::iter::from_fn(move || {
+        let (chunk, rest) = left.split_at(cutter.length(left));
+        left = rest;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
 /// Cuts what it is fed. Holds no more than what was fed and not yet taken.
 #[derive(Debug)]
 pub struct Chunker {
-    cuts: Cuts,
+    cutter: Cutter,
     pending: Vec<u8>,
     start: usize,
     offset: u64,
     ended: bool,
-    mask_s: u64,
-    mask_l: u64,
 }
 
 impl Chunker {
     /// A chunker at the start of a stream.
     #[must_use]
     pub fn new(cuts: Cuts) -> Self {
-        // FastCDC normalisation level 1 with its unseeded gear table: part of the format.
-        let (mask_s, mask_l) = select_masks(cuts.avg_bytes as usize, Normalization::Level1);
         Self {
-            cuts,
+            cutter: Cutter::new(cuts),
             pending: Vec::new(),
             start: 0,
             offset: 0,
             ended: false,
-            mask_s,
-            mask_l,
         }
     }
 
@@ -142,13 +185,10 @@ impl Chunker {
     pub fn next_chunk(&mut self) -> Option<CutChunk> {
         let left = &self.pending[self.start..];
         // A cut depends on what the longest chunk holds, so with less it must wait.
-        if left.is_empty() || (left.len() < self.cuts.max_bytes() && !self.ended) {
+        if left.is_empty() || (left.len() < self.cutter.cuts.max_bytes() && !self.ended) {
             return None;
         }
-        let length = match self.cuts.at {
-            At::Blocks => left.len().min(self.cuts.max_bytes()),
-            At::Content => self.next_cut(left),
-        };
+        let length = self.cutter.length(left);
         let chunk = CutChunk {
             offset: self.offset,
             data: left[..length].to_vec(),
@@ -156,23 +196,6 @@ impl Chunker {
         self.start += length;
         self.offset += length as u64;
         Some(chunk)
-    }
-}
-
-impl Chunker {
-    fn next_cut(&self, left: &[u8]) -> usize {
-        let avg_bytes = self.cuts.avg_bytes as usize;
-        cut(
-            left,
-            avg_bytes / 4,
-            avg_bytes,
-            self.cuts.max_bytes(),
-            self.mask_s,
-            self.mask_l,
-            self.mask_s << 1,
-            self.mask_l << 1,
-        )
-        .1
     }
 }
 
@@ -341,6 +364,8 @@ pub(crate) mod tests {
             let whole: Vec<_> = chunk_reader(&bytes[..], CUTS).map(|c| c.unwrap()).collect();
             let pieces: Vec<_> = chunk_reader(Pieces(&bytes, piece), CUTS).map(|c| c.unwrap()).collect();
             prop_assert_eq!(&whole, &pieces);
+            let in_memory: Vec<_> = chunk_slice(&bytes, CUTS).collect();
+            prop_assert_eq!(whole.iter().map(|chunk| &chunk.data[..]).collect::<Vec<_>>(), in_memory);
             let mut offset = 0;
             for chunk in &whole {
                 prop_assert_eq!(chunk.offset, offset);

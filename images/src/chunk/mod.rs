@@ -10,7 +10,7 @@ pub mod page;
 mod rebuild;
 mod window;
 
-pub use cut::{Chunker, CutChunk, Cuts, FRONT_BYTES, chunk_reader};
+pub use cut::{Chunker, CutChunk, Cuts, FRONT_BYTES, chunk_reader, chunk_slice};
 pub use frame::{Decoder, FrameError, encode_frame};
 pub use id::{ChunkId, ListId};
 pub use index::{ChunkIndex, IndexBuilder, IndexError, PageRef};

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use drydock_images::chunk::{
-    Chunk, ChunkId, ChunkList, Cuts, Frame, Page, PageRef, Part, Rebuilder, check_chunks, chunk_reader,
+    Chunk, ChunkId, ChunkList, Frame, FrameError, Page, PageRef, Part, Rebuilder, check_chunks,
 };
 use drydock_images::{Artifact, ChunkIndex, Repository, TrustError};
 use tokio::runtime::Handle;
@@ -49,10 +49,8 @@ impl Remote {
     }
 
     fn frame(&self, at: u64, frame: &Frame) -> Result<Bytes, StageError> {
-        let range = at..at + u64::from(frame.stored_bytes);
-        Ok(self
-            .runtime
-            .block_on(self.repository.pack_range(&self.artifact, range))?)
+        let fetched = self.repository.frame(&self.artifact, at, frame);
+        Ok(self.runtime.block_on(fetched)?)
     }
 }
 
@@ -122,9 +120,7 @@ impl<'a> Assembly<'a> {
                 self.page(named, plan, drain)?;
             }
         }
-        Ok(self
-            .made
-            .finish(self.index.artifact(), self.index.size(), self.index.cuts()))
+        Ok(self.made.finish(self.index.artifact(), self.index.cuts()))
     }
 
     fn page(&mut self, named: &PageRef, plan: PagePlan, drain: &mut Drain) -> Result<(), StageError> {
@@ -149,7 +145,7 @@ impl<'a> Assembly<'a> {
         let Ok(Some(bytes)) = self.running.read(from, named.image_bytes as usize) else {
             return Ok(false);
         };
-        let list = list_of(bytes, self.index.cuts());
+        let list = ChunkList::of(bytes, self.index.cuts());
         if list.id() != named.list {
             return Ok(false);
         }
@@ -218,7 +214,15 @@ impl<'a> Assembly<'a> {
                 self.remote.frame(stored_at, frame)?
             }
         };
-        let content = self.rebuilder.frame(&stored, frame);
+        let content = match self.rebuilder.frame(&stored, frame) {
+            // Another mirror may have it as it was signed.
+            Err(FrameError::Digest { .. }) => {
+                self.counter.wire(u64::from(frame.stored_bytes));
+                let again = self.remote.frame(stored_at, frame)?;
+                self.rebuilder.frame(&again, frame)
+            }
+            content => content,
+        };
         let content = content.map_err(|error| TrustError::frame(&self.remote.what(), &error))?;
         drain.put(content, Put::Fresh)?;
         self.counter.fetched(u64::from(frame.content_bytes));
@@ -275,18 +279,4 @@ impl<'a> Assembly<'a> {
 
 fn ended_early() -> StageError {
     StageError::Stopped("what was planned to be fetched did not come".to_owned())
-}
-
-/// The list that these bytes are cut into, which for those of a page is the page's.
-fn list_of(bytes: &[u8], cuts: Cuts) -> ChunkList {
-    let mut list = ChunkList::default();
-    for chunk in chunk_reader(bytes, cuts) {
-        // Memory can always be read, and a chunk has at most MAX_CHUNK_BYTES.
-        let Ok(chunk) = chunk else { break };
-        list.push(Chunk {
-            length: chunk.data.len() as u32,
-            id: ChunkId::of(&chunk.data),
-        });
-    }
-    list
 }

@@ -15,7 +15,7 @@ use crate::state::{Hints, StateLock};
 const MAX_FILE_BYTES: u64 = 48 << 20;
 const MAGIC: [u8; 8] = *b"DRYDOCKH";
 const FORMAT: u32 = 1;
-const HEADER_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 8 + 32 + 32;
+const HEADER_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 32 + 32;
 /// A chunk is an offset of 36 bits and 28 bits of its id: another chunk with the same is found now and then,
 /// and is told apart by its hash.
 const OFFSET_BITS: u32 = 36;
@@ -28,7 +28,6 @@ const MAX_PLACES: usize = 4;
 pub(super) struct Held {
     artifact: Digest,
     cuts: Cuts,
-    size_bytes: u64,
     /// Sorted.
     chunks: Vec<u64>,
     /// Sorted.
@@ -60,7 +59,7 @@ impl HeldBuilder {
         }
     }
 
-    pub(super) fn finish(self, artifact: Digest, size_bytes: u64, cuts: Cuts) -> Held {
+    pub(super) fn finish(self, artifact: Digest, cuts: Cuts) -> Held {
         let Self {
             mut chunks,
             mut lists,
@@ -70,7 +69,6 @@ impl HeldBuilder {
         Held {
             artifact,
             cuts,
-            size_bytes,
             chunks,
             lists,
         }
@@ -80,7 +78,7 @@ impl HeldBuilder {
 impl Held {
     /// Knows nothing: everything is fetched.
     pub(super) fn nothing(cuts: Cuts) -> Self {
-        HeldBuilder::default().finish(Digest::of(&[]), 0, cuts)
+        HeldBuilder::default().finish(Digest::of(&[]), cuts)
     }
 
     /// Reads a whole artifact and finds out. What cannot be read is not held. Blocks.
@@ -93,7 +91,6 @@ impl Held {
         cuts: Cuts,
         cancel: &CancellationToken,
     ) -> Result<Self, StageError> {
-        let size_bytes = seed.len_bytes();
         let mut builder = HeldBuilder::default();
         let (mut cutter, mut list_at, mut end) = (ListCutter::default(), 0, 0);
         let mut add = |list: drydock_images::chunk::ChunkList, end: u64, list_at: &mut u64| {
@@ -105,18 +102,15 @@ impl Held {
                 return Err(StageError::Cancelled);
             }
             let Ok(chunk) = chunk else { break };
-            // At most MAX_CHUNK_BYTES.
-            let length = chunk.data.len() as u32;
-            end = chunk.offset + u64::from(length);
-            let id = ChunkId::of(&chunk.data);
-            if let Some(list) = cutter.push(Chunk { length, id }) {
+            end = chunk.offset + chunk.data.len() as u64;
+            if let Some(list) = cutter.push(Chunk::of(&chunk.data)) {
                 add(list, end, &mut list_at);
             }
         }
         if let Some(list) = cutter.finish() {
             add(list, end, &mut list_at);
         }
-        Ok(builder.finish(artifact, size_bytes, cuts))
+        Ok(builder.finish(artifact, cuts))
     }
 
     /// Where a list with this id begins.
@@ -166,7 +160,6 @@ impl Held {
         words
             .iter()
             .for_each(|word| head.extend_from_slice(&word.to_le_bytes()));
-        head.extend_from_slice(&self.size_bytes.to_le_bytes());
         head.extend_from_slice(self.artifact.as_bytes());
         let check = checksum(&head, &body[HEADER_BYTES..]);
         head.extend_from_slice(check.as_bytes());
@@ -188,7 +181,7 @@ impl Held {
         let (chunks, lists) = body.split_at(chunks * 8);
         let eight = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
         let mut artifact = [0; 32];
-        artifact.copy_from_slice(&head[32..64]);
+        artifact.copy_from_slice(&head[24..56]);
         let list = |entry: &[u8]| {
             let id = entry[..16].try_into().unwrap_or_default();
             (ListId::from_bytes(id), eight(&entry[16..]))
@@ -196,7 +189,6 @@ impl Held {
         Some(Self {
             artifact: Digest::from_bytes(artifact),
             cuts: Cuts::from_code(word(12))?,
-            size_bytes: eight(&head[24..32]),
             chunks: chunks.chunks_exact(8).map(eight).collect(),
             lists: lists.chunks_exact(24).map(list).collect(),
         })

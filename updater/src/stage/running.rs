@@ -29,6 +29,10 @@ impl Running {
         }
     }
 
+    pub(super) fn slot(&self) -> SlotName {
+        self.slot
+    }
+
     /// The content of an artifact, as far as the slot's record goes, and the digest that it gives. Blocks.
     ///
     /// # Errors

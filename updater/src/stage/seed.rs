@@ -40,10 +40,6 @@ impl Seed {
         }
     }
 
-    pub(super) fn len_bytes(&self) -> u64 {
-        self.len_bytes
-    }
-
     /// `len` bytes at `offset`, or None where there are not so many.
     ///
     /// # Errors

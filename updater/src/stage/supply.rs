@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use drydock_images::chunk::{Chunk, Page, PageRef, Part, check_chunks};
 use drydock_images::{Artifact, ChunkIndex, Repository};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc::Sender;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::StageError;
 use super::assemble::Supply;
@@ -93,7 +95,7 @@ impl Supplier {
         let page_bytes = fetched.keys().map(|at| u64::from(named[*at].page_bytes)).sum();
         let (supplier, last) = (self.clone(), from + named.len());
         blocking(move || {
-            let ((plans, ranges), looks) = supplier.plan(from..last, fetched, looks);
+            let ((plans, ranges), looks) = supplier.plan(from..last, fetched, looks)?;
             let batch = Batch {
                 plans,
                 ranges,
@@ -119,7 +121,7 @@ impl Supplier {
         which: Range<usize>,
         mut fetched: BTreeMap<usize, Page>,
         mut looks: Looks,
-    ) -> (Planned, Looks) {
+    ) -> Result<(Planned, Looks), StageError> {
         let mut ranges = Ranges::default();
         let mut plans = Vec::with_capacity(which.len());
         for (at, named) in self.index.pages()[which].iter().enumerate() {
@@ -128,13 +130,28 @@ impl Supplier {
                 (None, Some(page)) => plan_page(named, page, &self.held, |at, len, chunks| {
                     looks.stands(at, len, chunks)
                 }),
-                // Every page is held or was fetched; one that is neither is fetched when it is its turn.
-                (None, None) => PagePlan::Copy { from: u64::MAX },
+                (None, None) => {
+                    return Err(StageError::Stopped(
+                        "a page was asked for and none came".to_owned(),
+                    ));
+                }
             };
             ranges.push_frames(named, &plan);
             plans.push(plan);
         }
-        ((plans, ranges.in_order()), looks)
+        Ok(((plans, ranges.in_order()), looks))
+    }
+
+    /// Fetches a range on a task of its own, which goes on while nobody asks for the outcome: the assembly
+    /// may wait for a place among the fetches while this side waits for the assembly.
+    async fn fetch(&self, part: Part, range: Range<u64>) -> Result<(Part, u64, Bytes), StageError> {
+        let (repository, artifact) = (self.repository.clone(), self.artifact.clone());
+        let at = range.start;
+        let task = tokio::spawn(async move { repository.pack_range(&artifact, range).await });
+        let stored = AbortOnDropHandle::new(task)
+            .await
+            .map_err(|error| StageError::Stopped(error.to_string()))??;
+        Ok((part, at, stored))
     }
 
     /// Sends all that the assembly needs; ends when it is sent, or when nobody wants it any more.
@@ -156,11 +173,10 @@ impl Supplier {
             if to.send(Supply::Plans(batch.plans)).await.is_err() {
                 return Ok(());
             }
-            let fetches = batch.ranges.into_iter().map(|(part, range)| async move {
-                let at = range.start;
-                let stored = self.repository.pack_range(&self.artifact, range).await?;
-                Ok::<_, StageError>((part, at, stored))
-            });
+            let fetches = batch
+                .ranges
+                .into_iter()
+                .map(|(part, range)| self.fetch(part, range));
             let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
             while let Some((part, at, stored)) = fetched.try_next().await? {
                 counter.wire(stored.len() as u64);

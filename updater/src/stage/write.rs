@@ -172,18 +172,16 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
     })
     .await?;
     let counter = Arc::new(Counter::new(manifest.total_bytes(), job.progress.clone()));
-    let job_control = job.control;
     let work = Arc::new(Work {
         manifest,
         counter,
         cancel: cancel.clone(),
-        control: job_control.clone(),
+        running: Running::new(&job.control, &job.state, job.running),
+        control: job.control,
         records: SlotRecords::new(&job.state),
         hints: Hints::new(&job.state),
         lock: job.lock,
         target: job.target,
-        running: Running::new(&job_control, &job.state, job.running),
-        running_slot: job.running,
         now,
     });
     let recorded = work.clone();
@@ -194,7 +192,7 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
         indexes = fetch_indexes(&job.repository, &work).await?;
     }
     let beginning = work.clone();
-    let writer = match blocking(move || beginning.begin(&terms)).await? {
+    let writer = match blocking(move || beginning.begin(&terms, is_recorded)).await? {
         Begun::Stands(record) => return Ok(record),
         Begun::ToWrite(writer) => Arc::new(writer),
     };
@@ -288,7 +286,6 @@ struct Work {
     lock: Arc<StateLock>,
     target: SlotName,
     running: Running,
-    running_slot: SlotName,
     counter: Arc<Counter>,
     cancel: CancellationToken,
     now: Timestamp,
@@ -303,15 +300,14 @@ impl Work {
 
     /// The last checks, then the first writes: unbootable, record gone. Both are on the medium when this
     /// returns. A record that names the same release is only believed when the slot reads back as it says.
-    fn begin(&self, terms: &Terms) -> Result<Begun, StageError> {
+    fn begin(&self, terms: &Terms, is_recorded: bool) -> Result<Begun, StageError> {
         let (_, slots) = self.control.read()?;
         admit(&self.manifest, slots.get(self.target), terms)?;
-        let writer = SlotWriter::open(self.control.device(), &slots, self.target, self.running_slot)?;
+        let writer = SlotWriter::open(self.control.device(), &slots, self.target, self.running.slot())?;
         if self.cancel.is_cancelled() {
             return Err(StageError::Cancelled);
         }
-        let is_recorded = self.is_recorded()?;
-        self.control.make_unbootable(self.target, self.running_slot)?;
+        self.control.make_unbootable(self.target, self.running.slot())?;
         self.records.remove(&self.lock, self.target)?;
         if is_recorded {
             let record = SlotRecord::of(&self.manifest, slots.get(self.target), self.now)?;

@@ -40,12 +40,24 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// A root image: some of its own, a run of zeros, and much that every release has, moved by a few bytes.
 pub(super) fn root_image(seed: u64) -> Vec<u8> {
+    if seed >= STRIPED {
+        return striped_image(seed);
+    }
     [
         noise(seed, 200_001 + seed as usize),
         vec![0; 600_000],
         noise(1000, 700_000),
     ]
     .concat()
+}
+
+/// From this seed on, roots are striped.
+pub(super) const STRIPED: u64 = 100;
+
+/// What every release has, in turn with some of its own, so that the latter is fetched in many ranges.
+fn striped_image(seed: u64) -> Vec<u8> {
+    let stripe = |nth| [noise(2000 + nth, 90_000), noise(seed * 100 + nth, 45_000)].concat();
+    (0..13).flat_map(stripe).collect()
 }
 
 pub(super) fn kernel_image(seed: u64) -> Vec<u8> {
@@ -77,15 +89,19 @@ impl Fixture {
         for seed in seeds {
             releases.insert(*seed, release(dir.path(), *seed).await);
         }
-        let root = std::fs::read(path("keys").join("1.root.json")).unwrap();
-        let url = Url::from_directory_path(path("repo")).unwrap();
-        let config = RepositoryConfig::new("test", url, root, path("trust"));
-        let repository = Repository::load(&config, now()).await.unwrap();
+        let repository = Repository::load(&config(dir.path()), now()).await.unwrap();
         Self {
             dir,
             repository,
             releases,
         }
+    }
+
+    /// The repository, loaded with another configuration.
+    pub(super) async fn load(&self, change: impl FnOnce(&mut RepositoryConfig)) -> Repository {
+        let mut config = config(self.dir.path());
+        change(&mut config);
+        Repository::load(&config, now()).await.unwrap()
     }
 
     /// A disk image whose slot A holds release `seed`.
@@ -152,6 +168,12 @@ impl Fixture {
         };
         (result, last.lock().unwrap().unwrap_or(idle))
     }
+}
+
+fn config(dir: &Path) -> RepositoryConfig {
+    let root = std::fs::read(dir.join("keys").join("1.root.json")).unwrap();
+    let url = Url::from_directory_path(dir.join("repo")).unwrap();
+    RepositoryConfig::new("test", url, root, dir.join("trust"))
 }
 
 pub(super) fn terms() -> Terms {

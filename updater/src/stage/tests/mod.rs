@@ -5,4 +5,6 @@ mod admission;
 mod fixture;
 mod identity;
 mod loop_device;
+mod sources;
+mod spoilt;
 mod staging;

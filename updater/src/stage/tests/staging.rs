@@ -7,15 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::*;
 use super::fixture::{Fixture, MIB, Node, control, kernel_image, now, root_image};
-use crate::disk::gate::{
-    CutGate, CutSide, Killed, OpenGate, Recorder, WriteEvent, WriteGate, WriteKind, is_killed,
-};
+use super::spoilt::Spoilt;
+use crate::disk::gate::{CutGate, CutSide, OpenGate, Recorder, WriteKind, is_killed};
 use crate::disk::sim::SimDisk;
 use crate::disk::*;
-use crate::stage::held::Held;
-use crate::stage::seed::Seed;
-use crate::state::{Hints, LockName, SlotRecord, SlotRecords, StateDir};
-use drydock_images::Digest;
+use crate::state::{LockName, SlotRecord, SlotRecords, StateDir};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_slot_holds_what_was_signed_and_nothing_else_was_written() {
@@ -142,155 +138,6 @@ async fn staging_again_fetches_nothing_that_is_right_already() {
     );
 }
 
-/// What the kept file says of a slot is what reading the slot finds.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_slot_holds_is_known_without_reading_it() {
-    let fixture = Fixture::new(&[1, 2]).await;
-    let node = Node::on(fixture.disk_image(1), fixture.path("state"), Arc::new(OpenGate));
-    let record = fixture.stage(2, &node).await.0.unwrap();
-    let cancel = CancellationToken::new();
-    for (name, artifact) in &record.artifacts {
-        let kept = Held::load(&Hints::new(&node.state), SlotName::B, name, &artifact.digest).unwrap();
-        let partition = node.slots().b.artifact(name).unwrap().clone();
-        let reader = PartitionReader::open(node.control.device(), &partition).unwrap();
-        let seed = Seed::new(reader, artifact.size_bytes);
-        let read = Held::by_reading(seed, artifact.digest, kept.cuts(), &cancel).unwrap();
-        assert_eq!(kept, read);
-        // Of another release, or damaged, it is none.
-        let other = Digest::of(b"another");
-        assert_eq!(
-            Held::load(&Hints::new(&node.state), SlotName::B, name, &other),
-            None
-        );
-        let file = fixture.path("state").join(format!("slot-b.{name}.held"));
-        let whole = std::fs::read(&file).unwrap();
-        for at in (0..whole.len()).step_by(7) {
-            let mut damaged = whole.clone();
-            damaged[at] ^= 1;
-            std::fs::write(&file, damaged).unwrap();
-            let loaded = Held::load(&Hints::new(&node.state), SlotName::B, name, &artifact.digest);
-            assert_eq!(loaded, None, "byte {at}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_staging_that_was_killed_fetches_only_the_rest() {
-    let fixture = Fixture::new(&[1, 2]).await;
-    let node = Node::on(fixture.disk_image(1), fixture.path("unused"), Arc::new(OpenGate));
-    let (root, all) = {
-        let whole = Node::on(fixture.disk_image(1), fixture.path("whole"), Arc::new(OpenGate));
-        let (result, progress) = fixture.stage(2, &whole).await;
-        (result.unwrap().artifacts["root"].clone(), progress.fetched)
-    };
-    // Killed before the last piece of the root is written: the first has what is new.
-    let start = node.slots().b.artifact("root").unwrap().start_bytes;
-    let gate = Arc::new(CutAt(start + MIB..start + 2 * MIB));
-    let killed = Node::with(node.disk.clone(), fixture.path("state"), gate);
-    fixture.stage(2, &killed).await.0.unwrap_err();
-    // The process is gone, what it wrote is not.
-    node.disk.flush().unwrap();
-    let again = Node::with(node.disk.clone(), fixture.path("state"), Arc::new(OpenGate));
-    let (result, progress) = fixture.stage(2, &again).await;
-    assert_eq!(result.unwrap().artifacts["root"].digest, root.digest);
-    // Indexes and pages are fetched again, and the one frame behind the cut: its last chunk, which the
-    // image's end cuts short, is nowhere else.
-    assert!(
-        all > 300_000 && progress.fetched < 40_000,
-        "{} of {all}",
-        progress.fetched
-    );
-}
-
-/// Kills at the first write that begins there.
-struct CutAt(std::ops::Range<u64>);
-
-impl WriteGate for CutAt {
-    fn before(&self, event: &WriteEvent<'_>) -> std::io::Result<()> {
-        if event.kind == WriteKind::DeviceWrite && self.0.contains(&event.offset) {
-            return Err(std::io::Error::other(Killed { at: 0 }));
-        }
-        Ok(())
-    }
-}
-
-/// A running slot that reads otherwise the second time: what was found in it is not there any more.
-#[derive(Debug)]
-struct Fading {
-    disk: SimDisk,
-    at: u64,
-    reads: AtomicU64,
-}
-
-impl RawDisk for Fading {
-    fn len_bytes(&self) -> u64 {
-        self.disk.len_bytes()
-    }
-    fn sector_bytes(&self) -> Option<u64> {
-        self.disk.sector_bytes()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
-        self.disk.read_at(offset, buf)
-    }
-    fn read_past_cache(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
-        self.disk.read_past_cache(offset, buf)?;
-        let inside = self
-            .at
-            .checked_sub(offset)
-            .and_then(|at| usize::try_from(at).ok());
-        if let Some(byte) = inside.and_then(|at| buf.get_mut(at))
-            && self.reads.fetch_add(1, Ordering::SeqCst) > 0
-        {
-            *byte ^= 1;
-        }
-        Ok(())
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
-        self.disk.write_at(offset, buf)
-    }
-    fn flush(&self) -> std::io::Result<()> {
-        self.disk.flush()
-    }
-    fn lock_table(&self) -> std::io::Result<TableLock> {
-        self.disk.lock_table()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_running_slot_does_not_hold_after_all_is_fetched() {
-    let fixture = Fixture::new(&[1, 2]).await;
-    let image = fixture.disk_image(1);
-    let node = Node::on(image.clone(), fixture.path("unused"), Arc::new(OpenGate));
-    let start = node.slots().a.artifact("root").unwrap().start_bytes;
-    let (_, sound) = fixture.stage(2, &node).await;
-    // In what both releases have: some of it in the middle, and near the end.
-    for at in [1_000_000, 1_400_000] {
-        let disk = Arc::new(Fading {
-            disk: SimDisk::new(image.clone(), 512),
-            at: start + at,
-            reads: AtomicU64::new(0),
-        });
-        let device = Device::new(std::path::Path::new("sim"), disk, Arc::new(OpenGate));
-        let state = StateDir::open(&fixture.path(&format!("state-{at}")), Arc::new(OpenGate)).unwrap();
-        let fetched = Arc::new(AtomicU64::new(0));
-        let told = fetched.clone();
-        let job = StageJob {
-            control: control(device.clone()),
-            state: state.clone(),
-            lock: Arc::new(state.lock(LockName::Slot).unwrap()),
-            progress: Arc::new(move |progress| told.store(progress.fetched, Ordering::SeqCst)),
-            ..fixture.job(2, &node)
-        };
-        stage(job, now(), CancellationToken::new()).await.unwrap();
-        let fetched = fetched.load(Ordering::SeqCst);
-        assert!(
-            fetched > sound.fetched,
-            "{fetched}, and {} from a sound one",
-            sound.fetched
-        );
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_at_any_write_of_staging_leaves_nothing_to_boot_by_mistake() {
     let fixture = Fixture::new(&[1, 2, 3]).await;
@@ -390,54 +237,12 @@ async fn a_cancellation_at_any_point_leaves_the_slot_unbootable_and_without_a_re
     }
 }
 
-/// A disk that keeps one byte other than it was written, as failing media do.
-#[derive(Debug)]
-struct Rotten {
-    disk: SimDisk,
-    at: u64,
-}
-
-impl RawDisk for Rotten {
-    fn len_bytes(&self) -> u64 {
-        self.disk.len_bytes()
-    }
-    fn sector_bytes(&self) -> Option<u64> {
-        self.disk.sector_bytes()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
-        self.disk.read_at(offset, buf)
-    }
-    fn read_past_cache(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
-        self.disk.read_past_cache(offset, buf)?;
-        if let Some(byte) = self
-            .at
-            .checked_sub(offset)
-            .and_then(|at| buf.get_mut(usize::try_from(at).unwrap()))
-        {
-            *byte ^= 1;
-        }
-        Ok(())
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
-        self.disk.write_at(offset, buf)
-    }
-    fn flush(&self) -> std::io::Result<()> {
-        self.disk.flush()
-    }
-    fn lock_table(&self) -> std::io::Result<TableLock> {
-        self.disk.lock_table()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_device_gives_back_counts_and_not_what_was_written() {
     let fixture = Fixture::new(&[1, 2]).await;
     let node = Node::on(fixture.disk_image(1), fixture.path("state"), Arc::new(OpenGate));
     let at = node.slots().b.artifact("root").unwrap().start_bytes + 123_456;
-    let disk = Rotten {
-        disk: SimDisk::new(fixture.disk_image(1), 512),
-        at,
-    };
+    let disk = Spoilt::new(fixture.disk_image(1), at, 0);
     let device = Device::new(std::path::Path::new("sim"), Arc::new(disk), Arc::new(OpenGate));
     let job = StageJob {
         control: control(device),

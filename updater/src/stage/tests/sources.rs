@@ -1,0 +1,193 @@
+//! Where the bytes of a slot come from: what the running slot has, what stands there already, what mirrors
+//! serve; and what is done when one of them lies.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use drydock_images::Digest;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::super::*;
+use super::fixture::{Fixture, MIB, Node, STRIPED, control, now, root_image};
+use super::spoilt::Spoilt;
+use crate::disk::gate::{Killed, OpenGate, WriteEvent, WriteGate, WriteKind};
+use crate::disk::*;
+use crate::stage::held::Held;
+use crate::stage::seed::Seed;
+use crate::state::{Hints, LockName, StateDir};
+
+/// What the kept file says of a slot is what reading the slot finds.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slot_holds_is_known_without_reading_it() {
+    let fixture = Fixture::new(&[1, 2]).await;
+    let node = Node::on(fixture.disk_image(1), fixture.path("state"), Arc::new(OpenGate));
+    let record = fixture.stage(2, &node).await.0.unwrap();
+    let cancel = CancellationToken::new();
+    for (name, artifact) in &record.artifacts {
+        let kept = Held::load(&Hints::new(&node.state), SlotName::B, name, &artifact.digest).unwrap();
+        let partition = node.slots().b.artifact(name).unwrap().clone();
+        let reader = PartitionReader::open(node.control.device(), &partition).unwrap();
+        let seed = Seed::new(reader, artifact.size_bytes);
+        let read = Held::by_reading(seed, artifact.digest, kept.cuts(), &cancel).unwrap();
+        assert_eq!(kept, read);
+        // Of another release, or damaged, it is none.
+        let other = Digest::of(b"another");
+        assert_eq!(
+            Held::load(&Hints::new(&node.state), SlotName::B, name, &other),
+            None
+        );
+        let file = fixture.path("state").join(format!("slot-b.{name}.held"));
+        let whole = std::fs::read(&file).unwrap();
+        for at in (0..whole.len()).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&file, damaged).unwrap();
+            let loaded = Held::load(&Hints::new(&node.state), SlotName::B, name, &artifact.digest);
+            assert_eq!(loaded, None, "byte {at}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staging_that_was_killed_fetches_only_the_rest() {
+    let fixture = Fixture::new(&[1, 2]).await;
+    let node = Node::on(fixture.disk_image(1), fixture.path("unused"), Arc::new(OpenGate));
+    let (root, all) = {
+        let whole = Node::on(fixture.disk_image(1), fixture.path("whole"), Arc::new(OpenGate));
+        let (result, progress) = fixture.stage(2, &whole).await;
+        (result.unwrap().artifacts["root"].clone(), progress.fetched)
+    };
+    // Killed before the last piece of the root is written: the first has what is new.
+    let start = node.slots().b.artifact("root").unwrap().start_bytes;
+    let gate = Arc::new(CutAt(start + MIB..start + 2 * MIB));
+    let killed = Node::with(node.disk.clone(), fixture.path("state"), gate);
+    fixture.stage(2, &killed).await.0.unwrap_err();
+    // The process is gone, what it wrote is not.
+    node.disk.flush().unwrap();
+    let again = Node::with(node.disk.clone(), fixture.path("state"), Arc::new(OpenGate));
+    let (result, progress) = fixture.stage(2, &again).await;
+    assert_eq!(result.unwrap().artifacts["root"].digest, root.digest);
+    // Indexes and pages are fetched again, and the one frame behind the cut: its last chunk, which the
+    // image's end cuts short, is nowhere else.
+    assert!(
+        all > 300_000 && progress.fetched < 40_000,
+        "{} of {all}",
+        progress.fetched
+    );
+}
+
+/// Kills at the first write that begins there.
+struct CutAt(std::ops::Range<u64>);
+
+impl WriteGate for CutAt {
+    fn before(&self, event: &WriteEvent<'_>) -> std::io::Result<()> {
+        if event.kind == WriteKind::DeviceWrite && self.0.contains(&event.offset) {
+            return Err(std::io::Error::other(Killed { at: 0 }));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_running_slot_does_not_hold_after_all_is_fetched() {
+    let fixture = Fixture::new(&[1, 2]).await;
+    let image = fixture.disk_image(1);
+    let node = Node::on(image.clone(), fixture.path("unused"), Arc::new(OpenGate));
+    let start = node.slots().a.artifact("root").unwrap().start_bytes;
+    let (_, sound) = fixture.stage(2, &node).await;
+    // In what both releases have: some of it in the middle, and near the end.
+    for at in [1_000_000, 1_400_000] {
+        // Right when it is looked through, wrong when it is copied.
+        let disk = Arc::new(Spoilt::new(image.clone(), start + at, 1));
+        let device = Device::new(std::path::Path::new("sim"), disk, Arc::new(OpenGate));
+        let state = StateDir::open(&fixture.path(&format!("state-{at}")), Arc::new(OpenGate)).unwrap();
+        let fetched = Arc::new(AtomicU64::new(0));
+        let told = fetched.clone();
+        let job = StageJob {
+            control: control(device.clone()),
+            state: state.clone(),
+            lock: Arc::new(state.lock(LockName::Slot).unwrap()),
+            progress: Arc::new(move |progress| told.store(progress.fetched, Ordering::SeqCst)),
+            ..fixture.job(2, &node)
+        };
+        stage(job, now(), CancellationToken::new()).await.unwrap();
+        let fetched = fetched.load(Ordering::SeqCst);
+        assert!(
+            fetched > sound.fetched,
+            "{fetched}, and {} from a sound one",
+            sound.fetched
+        );
+    }
+}
+
+/// The assembly fetches what no plan foresaw through the same few places as the ranges that wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_foreseen_is_fetched_though_every_place_is_taken() {
+    let (old, new) = (STRIPED, STRIPED + 1);
+    let fixture = Fixture::new(&[old, new]).await;
+    let node = Node::on(
+        fixture.disk_image(old),
+        fixture.path("unused"),
+        Arc::new(OpenGate),
+    );
+    let at = node.slots().a.artifact("root").unwrap().start_bytes + 1000;
+    let disk = Arc::new(Spoilt::new(fixture.disk_image(old), at, 1));
+    let node = Node::on(fixture.disk_image(old), fixture.path("state"), Arc::new(OpenGate));
+    let device = Device::new(Path::new("sim"), disk.clone(), Arc::new(OpenGate));
+    let job = StageJob {
+        repository: fixture.load(|config| config.parallel_requests = 1).await,
+        terms: Terms {
+            running_version: Some(format!("1.{old}").parse().unwrap()),
+            ..super::fixture::terms()
+        },
+        control: control(device.clone()),
+        ..fixture.job(new, &node)
+    };
+    let staged = stage(job, now(), CancellationToken::new());
+    let staged = tokio::time::timeout(Duration::from_secs(60), staged).await;
+    staged.expect("it waits for itself").unwrap();
+}
+
+/// Changes a byte of every pack.
+fn spoil_packs(repository: &Path, which: impl Fn(usize) -> usize) {
+    for pack in std::fs::read_dir(repository.join("packs")).unwrap() {
+        let pack = pack.unwrap().path();
+        let mut bytes = std::fs::read(&pack).unwrap();
+        let at = which(bytes.len());
+        bytes[at] ^= 1;
+        std::fs::write(&pack, bytes).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_are_wrong_at_one_mirror_are_fetched_from_another() {
+    // A pack begins with a frame and ends with a page.
+    let first = |_| 0;
+    let last = |length: usize| length - 1;
+    let wrong: [(&str, &dyn Fn(usize) -> usize); 2] = [("frame", &first), ("page", &last)];
+    for (what, which) in wrong {
+        let fixture = Fixture::new(&[1, 2]).await;
+        let (repo, mirror) = (fixture.path("repo"), fixture.path("mirror"));
+        let mut copy = std::process::Command::new("cp");
+        assert!(copy.arg("-r").args([&repo, &mirror]).status().unwrap().success());
+        spoil_packs(&repo, which);
+        let with = async |mirrors: Vec<Url>, state: &str| {
+            let node = Node::on(fixture.disk_image(1), fixture.path(state), Arc::new(OpenGate));
+            let job = StageJob {
+                repository: fixture.load(|config| config.mirrors = mirrors).await,
+                ..fixture.job(2, &node)
+            };
+            let staged = stage(job, now(), CancellationToken::new()).await;
+            (staged, node)
+        };
+        let (alone, _) = with(Vec::new(), "alone").await;
+        assert!(matches!(alone, Err(StageError::Trust(_))), "{what}: {alone:?}");
+        let other = Url::from_directory_path(&mirror).unwrap();
+        let (staged, node) = with(vec![other], "mirrored").await;
+        staged.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(node.content(SlotName::B, "root", root_image(2).len()) == root_image(2));
+    }
+}
