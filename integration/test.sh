@@ -73,6 +73,9 @@ else
 fi
 
 stage lints cargo clippy --workspace --all-targets --locked -- -D warnings
+# A workspace of its own, which no other command would build.
+need c++ g++ "lints of the fuzz targets (libFuzzer is C++)" && stage "lints of the fuzz targets" \
+  cargo clippy --manifest-path images/fuzz/Cargo.toml --target-dir target --locked -- -D warnings
 # An hour's output is long: what failed in it is said again at the end.
 test_log=$(mktemp)
 trap 'rm -f "$test_log"' EXIT

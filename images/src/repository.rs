@@ -249,7 +249,10 @@ impl Repository {
     /// # Errors
     /// Not to be fetched, or not the pages that the index names.
     pub async fn pages(&self, artifact: &Artifact, named: &[PageRef]) -> Result<Vec<Page>, TrustError> {
-        let what = format!("the list of pages of {} in repository {}", artifact.name, self.name);
+        let what = format!(
+            "the list of pages of {} in repository {}",
+            artifact.name, self.name
+        );
         let Some((first, last)) = named.first().zip(named.last()) else {
             return Ok(Vec::new());
         };

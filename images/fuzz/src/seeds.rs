@@ -95,6 +95,7 @@ fn release(corpus: &Corpus) -> Manifest {
         },
         artifacts: images.iter().map(source).collect(),
         out: work.path().join("release"),
+        after: Vec::new(),
         level: 9,
         progress: Progress::none(),
     };
