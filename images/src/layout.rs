@@ -12,6 +12,8 @@ pub const TARGETS_DIR: &str = "targets";
 pub const PACKS_DIR: &str = "packs";
 /// Chunk indexes, below the repository's URL and in a release's folder.
 pub const INDEXES_DIR: &str = "indexes";
+/// Pair deltas, below the repository's URL.
+pub const DELTAS_DIR: &str = "deltas";
 /// The manifest in a release's folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The repository's newest timestamp.
@@ -29,6 +31,13 @@ pub enum TargetKind {
     Advisory(Digest),
     /// The withdrawal of that release.
     Withdrawal(Digest),
+    /// How to get from one release to another.
+    Delta {
+        /// The release that a node runs.
+        from: Digest,
+        /// The release that it gets.
+        to: Digest,
+    },
 }
 
 impl TargetKind {
@@ -40,6 +49,7 @@ impl TargetKind {
             Self::Channel(name) => format!("channel-{name}.json"),
             Self::Advisory(digest) => format!("advisory-{}.json", digest.hex()),
             Self::Withdrawal(digest) => format!("withdrawal-{}.json", digest.hex()),
+            Self::Delta { from, to } => format!("delta-{}-{}.json", from.hex(), to.hex()),
         }
     }
 
@@ -52,6 +62,11 @@ impl TargetKind {
             "channel" => Some(Self::Channel(rest.parse().ok()?)),
             "advisory" => Some(Self::Advisory(Digest::from_hex(rest).ok()?)),
             "withdrawal" => Some(Self::Withdrawal(Digest::from_hex(rest).ok()?)),
+            "delta" => {
+                let (from, to) = rest.split_once('-')?;
+                let [from, to] = [from, to].map(|hex| Digest::from_hex(hex).ok());
+                Some(Self::Delta { from: from?, to: to? })
+            }
             _ => None,
         }
     }
@@ -67,6 +82,12 @@ pub fn pack_path(index: &Digest) -> String {
 #[must_use]
 pub fn index_path(digest: &Digest) -> String {
     format!("{INDEXES_DIR}/{}", digest.hex())
+}
+
+/// `deltas/HEX`, HEX the digest of the head that the file begins with.
+#[must_use]
+pub fn delta_path(head: &Digest) -> String {
+    format!("{DELTAS_DIR}/{}", head.hex())
 }
 
 /// `targets/HASH.NAME`, or `targets/NAME` where the root does not ask for consistent snapshots.
@@ -92,6 +113,10 @@ mod tests {
             TargetKind::Channel("stable-2.x".parse().unwrap()),
             TargetKind::Advisory(digest),
             TargetKind::Withdrawal(digest),
+            TargetKind::Delta {
+                from: digest,
+                to: Digest::of(b"y"),
+            },
         ] {
             assert_eq!(TargetKind::from_target_name(&kind.target_name()), Some(kind));
         }

@@ -9,6 +9,7 @@ pub mod build;
 mod canonical;
 pub mod channel;
 pub mod chunk;
+pub mod delta;
 mod digest;
 mod error;
 mod fetch;

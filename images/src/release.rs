@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::chunk::{ChunkId, ChunkIndex, ListId, Part, Rebuilder};
+use crate::chunk::{ChunkId, ChunkIndex, ListId, Page, PageRef, Part, Rebuilder};
 use crate::digest::{Digest, Hasher};
 use crate::error::ReleaseError;
 use crate::layout;
@@ -34,6 +34,14 @@ impl ReleaseDir {
             path: path.to_path_buf(),
             manifest: Manifest::parse(&bytes)?,
         })
+    }
+
+    /// A repository holds a release's files at the same places.
+    pub(crate) fn of_repository(repository: &Path, manifest: Manifest) -> Self {
+        Self {
+            path: repository.to_path_buf(),
+            manifest,
+        }
     }
 
     /// Its manifest.
@@ -117,6 +125,23 @@ pub(crate) fn check_pack(
     artifact: &Artifact,
     progress: &Progress,
 ) -> Result<(), ReleaseError> {
+    let each = |named: &PageRef, _: &Page, _: &[u8]| {
+        progress.advance(u64::from(named.image_bytes));
+        Ok(())
+    };
+    read_pack(pack, index, artifact, each)
+}
+
+/// As [`check_pack`]; `each` is given every page with its content, which is proven in the end.
+///
+/// # Errors
+/// Anything that is missing, wrong or too much; those of `each`.
+pub(crate) fn read_pack(
+    pack: &Path,
+    index: &ChunkIndex,
+    artifact: &Artifact,
+    mut each: impl FnMut(&PageRef, &Page, &[u8]) -> Result<(), ReleaseError>,
+) -> Result<(), ReleaseError> {
     let failed = ReleaseError::io("read", pack);
     let broken = |detail: String| ReleaseError::Release {
         path: pack.to_path_buf(),
@@ -131,6 +156,7 @@ pub(crate) fn check_pack(
     let mut rebuilder = Rebuilder::new(index);
     let mut whole = Hasher::new();
     let (mut stored_page, mut frames) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let mut content = Vec::new();
     for named in index.pages() {
         stored_page.resize(named.page_bytes as usize, 0);
         file.read_exact_at(&mut stored_page, named.page_at)
@@ -144,12 +170,14 @@ pub(crate) fn check_pack(
             file.read_exact_at(frames, named.frames(part).start)
                 .map_err(&failed)?;
         }
+        content.clear();
         rebuilder
-            .page(&page, frames.each_ref().map(Vec::as_slice), |content| {
-                whole.update(content)
+            .page(&page, frames.each_ref().map(Vec::as_slice), |piece| {
+                content.extend_from_slice(piece);
             })
             .map_err(|error| broken(error.to_string()))?;
-        progress.advance(u64::from(named.image_bytes));
+        whole.update(&content);
+        each(named, &page, &content)?;
     }
     let found = whole.finish();
     if found == artifact.digest {

@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::channel::{Advisory, Channel, Document, Withdrawal};
 use crate::chunk::{ChunkIndex, Frame, FrameError, Page, PageRef};
+use crate::delta::{Delta, DeltaArtifact, DeltaHead, SegmentFrame};
 use crate::digest::Digest;
 use crate::fetch::{Fetcher, Traffic};
 use crate::layout::{self, TargetKind};
@@ -226,6 +227,115 @@ impl Repository {
         same_release(withdrawal, |withdrawal| withdrawal.digest, digest, what)
     }
 
+    /// How to get from one release to another, if there is a delta for that pair.
+    ///
+    /// # Errors
+    /// Not to be fetched, or not readable.
+    pub async fn delta(&self, from: &Digest, to: &Digest) -> Result<Option<Delta>, TrustError> {
+        let what = format!("the delta from {from} to {to} of repository {}", self.name);
+        let kind = TargetKind::Delta { from: *from, to: *to };
+        let delta = self.document::<Delta>(&kind, &what).await?;
+        match delta {
+            Some(delta) if (delta.from, delta.to) != (*from, *to) => Err(TrustError::Malformed {
+                what,
+                detail: format!("it leads from {} to {}", delta.from, delta.to),
+            }),
+            other => Ok(other),
+        }
+    }
+
+    /// The bytes of the document that says how to get from one release to another, if there is one.
+    #[must_use]
+    pub fn delta_bytes(&self, from: &Digest, to: &Digest) -> Option<u64> {
+        let kind = TargetKind::Delta { from: *from, to: *to };
+        let listed = self.loaded.targets.get(&kind.target_name());
+        listed.map(|(length, _)| *length)
+    }
+
+    /// The pairs of releases for which there is a delta: what a node runs, and what it gets.
+    #[must_use]
+    pub fn deltas(&self) -> Vec<(Digest, Digest)> {
+        let pair = |kind| {
+            if let TargetKind::Delta { from, to } = kind {
+                Some((from, to))
+            } else {
+                None
+            }
+        };
+        self.kinds().filter_map(pair).collect()
+    }
+
+    /// The head of the delta that makes `artifact`.
+    ///
+    /// # Errors
+    /// Not to be fetched, not as signed, or of other artifacts.
+    pub async fn delta_head(&self, artifact: &Artifact, of: &DeltaArtifact) -> Result<DeltaHead, TrustError> {
+        let what = self.delta_of(artifact);
+        let wanted = of.head.digest;
+        let check = |bytes: Bytes| {
+            let found = Digest::of(&bytes);
+            std::future::ready(if found == wanted {
+                Ok(bytes)
+            } else {
+                let detail = format!("its head has digest {found}, {wanted} was signed");
+                let what = what.clone();
+                Err(TrustError::Tampered { what, detail })
+            })
+        };
+        let url = self.below(&layout::delta_path(&wanted))?;
+        let fetched = self
+            .fetcher
+            .fetch_range_checked(&url, 0..of.head.size, check)
+            .await;
+        let bytes = fetched.map_err(|error| TrustError::fetching(&what, error))??;
+        let head = DeltaHead::parse(&bytes).and_then(|head| {
+            let made = (&artifact.digest, artifact.size);
+            head.check(made, (&of.base, of.base_size)).map(|()| head)
+        });
+        head.map_err(|error| TrustError::Malformed {
+            what,
+            detail: error.to_string(),
+        })
+    }
+
+    /// Bytes of a delta's frames as they are stored, counted from the first of them: nothing of them is
+    /// proven yet.
+    ///
+    /// # Errors
+    /// Not to be fetched.
+    pub async fn delta_range(
+        &self,
+        artifact: &Artifact,
+        of: &DeltaArtifact,
+        range: Range<u64>,
+    ) -> Result<Bytes, TrustError> {
+        let url = self.below(&layout::delta_path(&of.head.digest))?;
+        let range = range.start + of.head.size..range.end + of.head.size;
+        let fetched = self.fetcher.fetch_range(&url, range).await;
+        fetched.map_err(|error| TrustError::fetching(&self.delta_of(artifact), error))
+    }
+
+    /// One frame of a delta, from whichever mirror has it as it was signed.
+    ///
+    /// # Errors
+    /// Not to be fetched, or nowhere the frame that the head names.
+    pub async fn delta_frame(
+        &self,
+        artifact: &Artifact,
+        of: &DeltaArtifact,
+        at: u64,
+        frame: &SegmentFrame,
+    ) -> Result<Bytes, TrustError> {
+        let url = self.below(&layout::delta_path(&of.head.digest))?;
+        let range = of.head.size + at..of.head.size + at + u64::from(frame.stored_bytes);
+        self.frame_at(&url, range, &frame.digest, &self.delta_of(artifact))
+            .await
+    }
+
+    fn delta_of(&self, artifact: &Artifact) -> String {
+        format!("the delta of {} in repository {}", artifact.name, self.name)
+    }
+
     /// The chunk index of an artifact.
     ///
     /// # Errors
@@ -271,16 +381,26 @@ impl Repository {
         let what = format!("the pack of {} in repository {}", artifact.name, self.name);
         let url = self.below(&layout::pack_path(&artifact.index.digest))?;
         let range = at..at + u64::from(frame.stored_bytes);
+        self.frame_at(&url, range, &frame.digest, &what).await
+    }
+
+    async fn frame_at(
+        &self,
+        url: &Url,
+        range: Range<u64>,
+        wanted: &Digest,
+        what: &str,
+    ) -> Result<Bytes, TrustError> {
         let check = |bytes: Bytes| {
             let found = Digest::of(&bytes);
-            std::future::ready(if found == frame.digest {
+            std::future::ready(if found == *wanted {
                 Ok(bytes)
             } else {
-                Err(TrustError::frame(&what, &FrameError::Digest { found }))
+                Err(TrustError::frame(what, &FrameError::Digest { found }))
             })
         };
-        let fetched = self.fetcher.fetch_range_checked(&url, range, check).await;
-        fetched.map_err(|error| TrustError::fetching(&what, error))?
+        let fetched = self.fetcher.fetch_range_checked(url, range, check).await;
+        fetched.map_err(|error| TrustError::fetching(what, error))?
     }
 
     /// Bytes of an artifact's pack as they are stored: nothing of them is proven yet.

@@ -1,10 +1,11 @@
-//! Channels, advisories and withdrawals. One that is accepted is written and read back the same, and nodes
+//! Channels, advisories, withdrawals and deltas. One that is accepted is written and read back the same, and nodes
 //! are sent to nothing that was withdrawn, or back.
 #![no_main]
 
 use std::fmt::Debug;
 
 use drydock_images::channel::{Document, DocumentError};
+use drydock_images::delta::{Delta, MAX_HEAD_BYTES};
 use drydock_images::{Advisory, Channel, Withdrawal};
 use libfuzzer_sys::fuzz_target;
 
@@ -31,6 +32,13 @@ fuzz_target!(|data: &[u8]| {
         );
     }
     read::<Withdrawal>(data);
+    if let Some(delta) = read::<Delta>(data) {
+        assert_ne!(delta.from, delta.to);
+        for artifact in &delta.artifacts {
+            assert_eq!(delta.artifact(&artifact.name), Some(artifact));
+            assert!(artifact.head.size <= MAX_HEAD_BYTES);
+        }
+    }
 });
 
 fn read<D: Document + Debug + PartialEq>(data: &[u8]) -> Option<D> {

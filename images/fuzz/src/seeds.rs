@@ -9,7 +9,11 @@ use drydock_fuzz::{FrameInput, RebuildInput, signed_by_mistake};
 use drydock_images::build::{ArtifactSource, BuildRequest, build};
 use drydock_images::channel::Document;
 use drydock_images::chunk::{Chunk, ChunkId, ChunkIndex, ChunkList, Frame, Page, encode_frame};
+use drydock_images::delta::{
+    Delta, DeltaArtifact, DeltaHead, Reference, SEGMENT_BYTES, Segment, SegmentFrame, SegmentId, Source,
+};
 use drydock_images::layout::{self, TargetKind};
+use drydock_images::manifest::IndexRef;
 use drydock_images::verity::{BlockSize, HashAlgorithm, Parameters, Salt, Superblock};
 use drydock_images::{
     Advisory, Carries, Channel, ChannelRelease, Digest, Guard, Manifest, Progress, Severity, SharedState,
@@ -42,6 +46,7 @@ fn main() {
         corpus.put("frame", name, &input);
     }
     rebuild(&corpus);
+    delta(&corpus, manifest.digest());
     verity(&corpus);
     names(&corpus, manifest.digest());
 }
@@ -188,6 +193,54 @@ fn documents(corpus: &Corpus, digest: Digest) {
     corpus.put("documents", "channel", &channel.to_bytes().unwrap());
     corpus.put("documents", "advisory", &advisory.to_bytes().unwrap());
     corpus.put("documents", "withdrawal", &withdrawal.to_bytes().unwrap());
+}
+
+/// A delta of two segments and a bit, and the document that names it.
+fn delta(corpus: &Corpus, digest: Digest) {
+    let base = noise(11, 1000);
+    let stored = packed(&[&base[..], b"and more"].concat(), &base, 9);
+    let frame = SegmentFrame {
+        stored_bytes: stored.len() as u32,
+        digest: Digest::of(&stored),
+        references: vec![Reference { at: 0, bytes: 600 }, Reference { at: 600, bytes: 400 }],
+    };
+    let sources = [
+        Source::Copy { at: 4096 },
+        Source::Frame(frame.clone()),
+        Source::Frame(SegmentFrame {
+            references: Vec::new(),
+            ..frame
+        }),
+    ];
+    let segments = sources.into_iter().enumerate().map(|(place, source)| Segment {
+        id: SegmentId::of(&[place as u8]),
+        source,
+    });
+    let head = DeltaHead {
+        artifact: Digest::of(b"new"),
+        size: 2 * u64::from(SEGMENT_BYTES) + 1000,
+        base: Digest::of(b"old"),
+        base_size: 3 << 20,
+        segments: segments.collect(),
+    };
+    let bytes = head.to_bytes().unwrap();
+    corpus.put("delta", "head", &bytes);
+    let document = Delta {
+        format: 1,
+        from: Digest::of(b"from"),
+        to: digest,
+        artifacts: vec![DeltaArtifact {
+            name: "rootfs".parse().unwrap(),
+            base: head.base,
+            base_size: head.base_size,
+            head: IndexRef {
+                digest: Digest::of(&bytes),
+                size: bytes.len() as u64,
+            },
+            frames_bytes: head.frames_bytes(),
+        }],
+    };
+    corpus.put("documents", "delta", &document.to_bytes().unwrap());
 }
 
 fn packed(content: &[u8], before: &[u8], level: i32) -> Vec<u8> {

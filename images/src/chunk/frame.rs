@@ -116,10 +116,34 @@ impl Decoder {
     /// # Errors
     /// Anything but exactly the frame that `frame` describes; see [`FrameError`].
     pub fn decode(&mut self, stored: &[u8], frame: &Frame, before: &[u8]) -> Result<&[u8], FrameError> {
-        check_stored(stored, frame)?;
-        let wanted = frame.content_bytes as usize;
+        let Frame {
+            stored_bytes,
+            content_bytes,
+            digest,
+            ..
+        } = *frame;
+        let described = Described {
+            stored_bytes: stored_bytes.min(MAX_FRAME_BYTES),
+            content_bytes: content_bytes.min(MAX_FRAME_CONTENT_BYTES),
+            digest,
+        };
+        self.unpack(stored, &described, before)
+    }
+
+    /// The content of a stored frame on the ground of `before`.
+    ///
+    /// # Errors
+    /// Anything but exactly the frame that is described; see [`FrameError`].
+    pub(crate) fn unpack(
+        &mut self,
+        stored: &[u8],
+        described: &Described,
+        before: &[u8],
+    ) -> Result<&[u8], FrameError> {
+        check_stored(stored, described)?;
+        let wanted = described.content_bytes as usize;
         self.content.resize(wanted.max(self.content.len()), 0);
-        // There is room for exactly what the page says: a frame that holds more fails.
+        // There is room for exactly what was said: a frame that holds more fails.
         let room = &mut self.content[..wanted];
         let decoded = self
             .context
@@ -130,22 +154,30 @@ impl Decoder {
         } else {
             Err(FrameError::ContentSize {
                 found: Some(decoded as u64),
-                wanted: frame.content_bytes,
+                wanted: described.content_bytes,
             })
         }
     }
 }
 
+/// What a page, or a delta, says of a stored frame. The caller has bounded it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Described {
+    pub stored_bytes: u32,
+    pub content_bytes: u32,
+    pub digest: Digest,
+}
+
 /// All that can be told without decoding.
-fn check_stored(stored: &[u8], frame: &Frame) -> Result<(), FrameError> {
-    if stored.len() as u64 != u64::from(frame.stored_bytes) || frame.stored_bytes > MAX_FRAME_BYTES {
+fn check_stored(stored: &[u8], described: &Described) -> Result<(), FrameError> {
+    if stored.len() as u64 != u64::from(described.stored_bytes) {
         return Err(FrameError::Length {
             found: stored.len() as u64,
-            wanted: frame.stored_bytes,
+            wanted: described.stored_bytes,
         });
     }
     let found = Digest::of(stored);
-    if found != frame.digest {
+    if found != described.digest {
         return Err(FrameError::Digest { found });
     }
     // A skippable frame has another magic, and is refused here.
@@ -159,10 +191,10 @@ fn check_stored(stored: &[u8], frame: &Frame) -> Result<(), FrameError> {
         });
     }
     let content = zstd_safe::get_frame_content_size(stored).map_err(|_| FrameError::NoFrame)?;
-    if content != Some(u64::from(frame.content_bytes)) || frame.content_bytes > MAX_FRAME_CONTENT_BYTES {
+    if content != Some(u64::from(described.content_bytes)) {
         return Err(FrameError::ContentSize {
             found: content,
-            wanted: frame.content_bytes,
+            wanted: described.content_bytes,
         });
     }
     Ok(())

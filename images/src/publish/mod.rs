@@ -2,6 +2,7 @@
 //! readers trust changes by one rename, of `timestamp.json`, when everything it leads to is on the
 //! disk; a crash before that changes nothing for them.
 
+mod delta;
 mod draft;
 mod repo;
 mod roles;
@@ -24,6 +25,7 @@ use crate::progress::Progress;
 use crate::release::ReleaseDir;
 use crate::trust::MetadataVersions;
 
+pub use delta::{DeltaJob, MadeArtifact, MadeDelta, delta};
 use draft::Draft;
 use repo::{RepoDir, Signs};
 pub use rotate::{RotateRequest, Rotated, rotate_root};

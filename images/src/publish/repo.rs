@@ -123,11 +123,15 @@ impl RepoDir {
             }
             self.put_object(&layout::index_path(&artifact.index.digest), &bytes)?;
         }
-        // One flush for all of it, before any metadata lead to it.
+        self.flush()?;
+        Ok(copied)
+    }
+
+    /// One flush for all that was written, before any metadata lead to it.
+    pub fn flush(&self) -> Result<(), ReleaseError> {
         let failed = ReleaseError::io("flush", &self.path);
         let dir = File::open(&self.path).map_err(&failed)?;
-        nix::unistd::syncfs(&dir).map_err(|errno| failed(errno.into()))?;
-        Ok(copied)
+        nix::unistd::syncfs(&dir).map_err(|errno| failed(errno.into()))
     }
 
     /// A copy gets its name when it was found whole.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod attacks;
+mod delta;
 mod fetching;
 mod publishing;
 mod refusals;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use drydock_images::build::DEFAULT_LEVEL;
+use drydock_images::delta::DEFAULT_LEVEL as DEFAULT_DELTA_LEVEL;
 use drydock_images::publish::{Lifetimes, Signing};
 use drydock_images::{Arch, ArtifactName, Board, ChannelName, Digest, ReleaseName, Version};
 use drydock_images::{Severity, StateFormat, Vulnerability};
@@ -40,6 +41,8 @@ pub enum Command {
     Publish(PublishArgs),
     /// Put a published release into a channel.
     Promote(PromoteArgs),
+    /// Make the file by which nodes get from one published release to another with few bytes.
+    Delta(DeltaArgs),
     /// Withdraw a release: no node stages or arms it any more.
     Withdraw(WithdrawArgs),
     /// Set the notes on a release and the vulnerabilities that it fixes.
@@ -215,6 +218,24 @@ pub struct PromoteArgs {
     /// Nodes below it go through it.
     #[arg(long)]
     pub stepping_stone: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DeltaArgs {
+    #[command(flatten)]
+    pub signing: SigningArgs,
+    /// The release that nodes run.
+    #[arg(long)]
+    pub from: Digest,
+    /// The release that they get.
+    #[arg(long)]
+    pub to: Digest,
+    /// The zstd level, 9 to 22; readers do not care which.
+    #[arg(long, default_value_t = DEFAULT_DELTA_LEVEL, conflicts_with = "best")]
+    pub level: i32,
+    /// Make it as small as can be, however long that takes.
+    #[arg(long)]
+    pub best: bool,
 }
 
 #[derive(Debug, Args)]

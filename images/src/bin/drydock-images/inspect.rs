@@ -204,7 +204,20 @@ async fn repository(args: &InspectArgs, show: &Show) -> anyhow::Result<()> {
         );
         channels.push(channel);
     }
-    let value =
-        json!({ "versions": versions, "expires": expires, "releases": releases, "channels": channels });
+    let mut deltas = Vec::new();
+    for (from, to) in repository.deltas() {
+        let Some(delta) = repository.delta(&from, &to).await? else {
+            continue;
+        };
+        let files = delta.artifacts.iter();
+        let all: u64 = files
+            .map(|artifact| artifact.head.size + artifact.frames_bytes)
+            .sum();
+        let _ = writeln!(text, "Delta   {} to {}: {}", from.short(), to.short(), bytes(all));
+        deltas.push(delta);
+    }
+    let value = json!({
+        "versions": versions, "expires": expires, "releases": releases, "channels": channels, "deltas": deltas,
+    });
     show.result(&value, &text)
 }

@@ -33,6 +33,7 @@ async fn main() -> ExitCode {
         Command::Build(args) => build::build(args, &show).await,
         Command::Publish(args) => publish::publish(args, &show).await,
         Command::Promote(args) => publish::promote(args, &show).await,
+        Command::Delta(args) => publish::delta(args, &show).await,
         Command::Withdraw(args) => publish::withdraw(args, &show).await,
         Command::Advise(args) => publish::advise(args, &show).await,
         Command::Verify(args) => verify::verify(args, &show).await,

@@ -1,11 +1,12 @@
-//! `publish`, `promote`, `withdraw` and `advise`.
+//! `publish`, `promote`, `delta`, `withdraw` and `advise`.
 
 use anyhow::Context;
+use drydock_images::delta::BEST_LEVEL;
 use drydock_images::publish::{self as library, PublishRequest};
 use drydock_images::{MetadataVersions, ReleaseDir, Vulnerability};
 use serde_json::json;
 
-use crate::args::{AdviseArgs, PromoteArgs, PublishArgs, WithdrawArgs};
+use crate::args::{AdviseArgs, DeltaArgs, PromoteArgs, PublishArgs, WithdrawArgs};
 use crate::show::{Show, bytes};
 
 pub async fn publish(args: PublishArgs, show: &Show) -> anyhow::Result<()> {
@@ -59,6 +60,27 @@ pub async fn promote(args: PromoteArgs, show: &Show) -> anyhow::Result<()> {
         &json!({ "digest": args.digest, "channel": args.channel, "versions": versions }),
         &text,
     )
+}
+
+pub async fn delta(args: DeltaArgs, show: &Show) -> anyhow::Result<()> {
+    let job = library::delta(&args.signing.signing(), &args.from, &args.to).await?;
+    let (progress, bar) = show.bar(job.total_bytes(), "comparing");
+    let level = if args.best { BEST_LEVEL } else { args.level };
+    let made = job.make(level, progress).await;
+    bar.finish_and_clear();
+    let made = made?;
+    let mut text = in_repository("Published", made.versions);
+    text += &format!("\nFrom    {}\nTo      {}", made.from, made.to);
+    for artifact in &made.artifacts {
+        let (name, delta, size) = (&artifact.name, bytes(artifact.delta_bytes), bytes(artifact.size));
+        text += &match artifact.kept {
+            true => format!("\n{name:8}{delta} for {size}"),
+            false => {
+                format!("\n{name:8}no delta: {delta} would save too little")
+            }
+        };
+    }
+    show.result(&made, &text)
 }
 
 pub async fn withdraw(args: WithdrawArgs, show: &Show) -> anyhow::Result<()> {

@@ -1,0 +1,236 @@
+//! Making pair deltas out of the releases of a repository, and signing them in.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::draft::Draft;
+use super::repo::{RepoDir, Signs};
+use super::{Signing, listed_manifest};
+use crate::channel::{DOCUMENT_FORMAT, Document, Withdrawal};
+use crate::delta::make::{Side, make};
+use crate::delta::{Delta, DeltaArtifact};
+use crate::digest::Digest;
+use crate::error::ReleaseError;
+use crate::layout::{self, TargetKind};
+use crate::manifest::{Artifact, IndexRef, Manifest};
+use crate::names::ArtifactName;
+use crate::progress::Progress;
+use crate::release::ReleaseDir;
+use crate::trust::MetadataVersions;
+
+/// The levels of zstd that look back far enough.
+const LEVELS: std::ops::RangeInclusive<i32> = 9..=22;
+
+/// A delta that can be made: both releases are in the repository, which is locked for as long as this lives.
+#[derive(Debug)]
+pub struct DeltaJob {
+    repo: RepoDir,
+    signing: Signing,
+    from: Manifest,
+    to: Manifest,
+}
+
+/// A delta that was signed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MadeDelta {
+    /// The release that nodes run.
+    pub from: Digest,
+    /// The release that they get.
+    pub to: Digest,
+    /// The metadata's versions now.
+    pub versions: MetadataVersions,
+    /// Every artifact that both releases have.
+    pub artifacts: Vec<MadeArtifact>,
+}
+
+/// What came of one artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MadeArtifact {
+    /// Its name.
+    pub name: ArtifactName,
+    /// Its size.
+    pub size: u64,
+    /// Bytes of the delta's file.
+    pub delta_bytes: u64,
+    /// Whether that is at most nine tenths of the whole artifact as it is stored, and the delta was kept.
+    pub kept: bool,
+}
+
+/// Looks up both releases.
+///
+/// # Errors
+/// A release that is not in the repository, one to get that was withdrawn, someone else publishing.
+pub async fn delta(signing: &Signing, from: &Digest, to: &Digest) -> Result<DeltaJob, ReleaseError> {
+    if from == to {
+        return Err(ReleaseError::Request(format!(
+            "a delta leads from one release to another, not from {from} to itself"
+        )));
+    }
+    let (from, to, keys) = (*from, *to, signing.keys.clone());
+    let look_up = move |repo: &RepoDir| {
+        let state = repo.state(&keys)?;
+        let draft = Draft::new(repo, state.signed.as_ref());
+        if let Some(withdrawal) = draft.document::<Withdrawal>(&TargetKind::Withdrawal(to))? {
+            let Withdrawal { digest, reason, .. } = withdrawal;
+            return Err(ReleaseError::Withdrawn { digest, reason });
+        }
+        Ok((listed_manifest(&draft, &from)?, listed_manifest(&draft, &to)?))
+    };
+    let (repo, (from, to)) = RepoDir::lock(&signing.repo).await?.blocking(look_up).await?;
+    Ok(DeltaJob {
+        repo,
+        signing: signing.clone(),
+        from,
+        to,
+    })
+}
+
+impl DeltaJob {
+    /// Bytes that have to be unpacked and then made, of which [`DeltaJob::make`] tells its progress.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        let sizes = self.pairs().map(|(old, new)| old.size + 2 * new.size);
+        sizes.sum()
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&Artifact, &Artifact)> {
+        let new = self.to.artifacts.iter();
+        new.filter_map(|new| Some((self.from.artifact(new.name.as_str())?, new)))
+    }
+
+    /// Makes the delta at a level of zstd from 9 to 22, writes it into the repository and signs it. Needs room
+    /// for two artifacts in the folder for temporary files. The same releases and level give the
+    /// same bytes.
+    ///
+    /// # Errors
+    /// Another level; nothing that would be smaller than what is there; keys missing; a disk that fails.
+    pub async fn make(self, level: i32, progress: Progress) -> Result<MadeDelta, ReleaseError> {
+        if !LEVELS.contains(&level) {
+            let (least, most) = (LEVELS.start(), LEVELS.end());
+            return Err(ReleaseError::Request(format!(
+                "a delta has a level from {least} to {most}, not {level}"
+            )));
+        }
+        let Self {
+            repo,
+            signing,
+            from,
+            to,
+        } = self;
+        let (old, new) = (from.clone(), to.clone());
+        let all = move |repo: &RepoDir| {
+            let sides = [old, new].map(|manifest| ReleaseDir::of_repository(&repo.path, manifest));
+            let [old, new] = &sides;
+            let mut made = Vec::new();
+            for artifact in &new.manifest().artifacts {
+                if let Some(base) = old.manifest().artifact(artifact.name.as_str()) {
+                    made.push(artifact_delta(
+                        repo,
+                        (old, base),
+                        (new, artifact),
+                        level,
+                        &progress,
+                    )?);
+                }
+            }
+            repo.flush()?;
+            Ok(made)
+        };
+        let (repo, made) = repo.blocking(all).await?;
+        let (artifacts, kept): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+        let (from, to) = (from.digest(), to.digest());
+        let document = Delta {
+            format: DOCUMENT_FORMAT,
+            from,
+            to,
+            artifacts: kept.into_iter().flatten().collect(),
+        };
+        if document.artifacts.is_empty() {
+            return Err(ReleaseError::Request(format!(
+                "a delta from {from} to {to} would save nothing: what it makes of them is new"
+            )));
+        }
+        let edit = |draft: &mut Draft<'_>| {
+            draft.put(&TargetKind::Delta { from, to }, document.to_bytes()?);
+            Ok(())
+        };
+        let versions = repo.change(&signing, Signs::All, edit).await?;
+        Ok(MadeDelta {
+            from,
+            to,
+            versions,
+            artifacts,
+        })
+    }
+}
+
+/// Makes the delta of one artifact, and keeps its file if it saves at least a tenth of the artifact's pack.
+fn artifact_delta(
+    repo: &RepoDir,
+    (old, base): (&ReleaseDir, &Artifact),
+    (new, artifact): (&ReleaseDir, &Artifact),
+    level: i32,
+    progress: &Progress,
+) -> Result<(MadeArtifact, Option<DeltaArtifact>), ReleaseError> {
+    let (old_index, new_index) = (old.index(base)?.1, new.index(artifact)?.1);
+    let (old_pack, new_pack) = (old.pack(base), new.pack(artifact));
+    let from = Side {
+        pack: &old_pack,
+        index: &old_index,
+        artifact: base,
+    };
+    let to = Side {
+        pack: &new_pack,
+        index: &new_index,
+        artifact,
+    };
+    let folder = repo.path.join(layout::DELTAS_DIR);
+    fs::create_dir_all(&folder).map_err(ReleaseError::io("make the folder", &folder))?;
+    let failed = ReleaseError::io("write into", &folder);
+    let temporary = || tempfile::Builder::new().prefix(".new-").tempfile_in(&folder);
+    let frames = temporary().map_err(&failed)?;
+    let head = make((&from, &to), level, frames.path(), progress)?;
+    let head_bytes = head
+        .to_bytes()
+        .map_err(|error| ReleaseError::Request(error.to_string()))?;
+    let (head_size, frames_bytes) = (head_bytes.len() as u64, head.frames_bytes());
+    let mut made = MadeArtifact {
+        name: artifact.name.clone(),
+        size: artifact.size,
+        delta_bytes: head_size + frames_bytes,
+        kept: false,
+    };
+    if made.delta_bytes > new_index.pack_bytes() / 10 * 9 {
+        return Ok((made, None));
+    }
+    made.kept = true;
+    let digest = Digest::of(&head_bytes);
+    let file = temporary().map_err(&failed)?;
+    let named = repo.path.join(layout::delta_path(&digest));
+    write(&head_bytes, frames.path(), file.as_file()).map_err(&failed)?;
+    file.persist(&named)
+        .map_err(|error| ReleaseError::io("write", &named)(error.error))?;
+    let described = DeltaArtifact {
+        name: artifact.name.clone(),
+        base: base.digest,
+        base_size: base.size,
+        head: IndexRef {
+            digest,
+            size: head_size,
+        },
+        frames_bytes,
+    };
+    Ok((made, Some(described)))
+}
+
+fn write(head: &[u8], frames: &Path, mut to: &File) -> io::Result<()> {
+    to.write_all(head)?;
+    io::copy(&mut File::open(frames)?, &mut to)?;
+    to.set_permissions(fs::Permissions::from_mode(0o644))
+}

@@ -1,0 +1,180 @@
+//! Pair deltas: made from published releases, and what a node makes of them.
+
+use drydock_images::delta::{DeltaHead, SegmentDecoder, Source};
+use drydock_images::publish::{MadeDelta, delta, withdraw};
+use drydock_images::{Digest, Progress, ReleaseError, Repository};
+
+use crate::support::{Fixture, noise, now};
+
+async fn published(fixture: &Fixture, version: &str, image: &[u8]) -> Digest {
+    let built = fixture.build_of(version, image, Vec::new()).await;
+    let request = fixture.publish_request(&built.path);
+    drydock_images::publish::publish(request).await.unwrap().digest
+}
+
+async fn make(fixture: &Fixture, from: &Digest, to: &Digest) -> Result<MadeDelta, ReleaseError> {
+    let job = delta(&fixture.signing(), from, to).await?;
+    job.make(9, Progress::none()).await
+}
+
+/// What a node makes of `old` by the delta: the new image, and the bytes that it fetched.
+async fn applied(repository: &Repository, from: &Digest, to: &Digest, old: &[u8]) -> (Vec<u8>, u64) {
+    let artifact = repository.manifest(to).await.unwrap().artifacts[0].clone();
+    let delta = repository.delta(from, to).await.unwrap().unwrap();
+    let described = delta.artifact(&artifact.name).unwrap();
+    let head = repository.delta_head(&artifact, described).await.unwrap();
+    let mut decoder = SegmentDecoder::default();
+    let (mut new, mut at) = (Vec::new(), 0);
+    let range = |at: u64, bytes: u32| &old[usize::try_from(at).unwrap()..][..bytes as usize];
+    for (place, segment) in head.segments.iter().enumerate() {
+        let bytes = head.segment_bytes(place);
+        match &segment.source {
+            Source::Copy { at } => new.extend_from_slice(range(*at, bytes)),
+            Source::Frame(frame) => {
+                let end = at + u64::from(frame.stored_bytes);
+                let stored = repository
+                    .delta_range(&artifact, described, at..end)
+                    .await
+                    .unwrap();
+                let ground: Vec<&[u8]> = frame.references.iter().map(|r| range(r.at, r.bytes)).collect();
+                let made = decoder
+                    .decode(segment.id, bytes, frame, &stored, &ground.concat())
+                    .unwrap();
+                new.extend_from_slice(made);
+                at = end;
+            }
+        }
+    }
+    assert_eq!(at, described.frames_bytes);
+    (new, described.head.size + described.frames_bytes)
+}
+
+/// Old and new images, and about what of the new one is new.
+fn pairs() -> Vec<(&'static str, Vec<u8>, Vec<u8>, u64)> {
+    let base = noise(1, 3_400_000);
+    let changed = {
+        // Like a program that was built again: a few bytes in each hundred are others.
+        let mut changed = base.clone();
+        for at in (700_000..1_500_000).step_by(150) {
+            changed[at] ^= 0x55;
+        }
+        changed
+    };
+    let moved = [&noise(2, 12_345), &base[2_000_000..], &base[..2_000_000]].concat();
+    let with_zeros = [&base[..1_000_000], &vec![0; 3_000_000], &base[1_000_000..]].concat();
+    let ext4 = |first: &[u8]| {
+        let mut image = [&vec![0; 4096], first, &base].concat();
+        image[1080..1082].copy_from_slice(&[0x53, 0xEF]);
+        image
+    };
+    vec![
+        ("moved", base.clone(), moved, 12_345),
+        ("zeros", base.clone(), with_zeros.clone(), 0),
+        ("no zeros any more", with_zeros, base.clone(), 0),
+        // Each change costs more than its byte, but far less than what is around it.
+        ("changed all over", base.clone(), changed, 5_334 * 8),
+        ("shorter", base.clone(), base[..100_000].to_vec(), 0),
+        (
+            "longer than a segment by a byte",
+            base.clone(),
+            base[..1_048_577].to_vec(),
+            0,
+        ),
+        (
+            "in blocks",
+            ext4(&noise(3, 8192)),
+            ext4(&noise(4, 12_288)),
+            12_288,
+        ),
+        ("another kind of image", base.clone(), ext4(&[]), 4096),
+        ("the same", base.clone(), base, 0),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_delta_makes_is_the_new_image_and_only_what_is_new_is_stored() {
+    for (what, old, new, new_bytes) in pairs() {
+        let fixture = Fixture::new().await;
+        let from = published(&fixture, "1.0", &old).await;
+        // Where nothing changed, the releases differ by their versions.
+        let to = published(&fixture, "1.1", &new).await;
+        let made = make(&fixture, &from, &to).await.unwrap();
+        let repository = fixture.load(now()).await.unwrap();
+        assert_eq!(repository.deltas(), [(from, to)]);
+        assert_eq!(repository.delta(&to, &from).await.unwrap(), None);
+        let (found, fetched) = applied(&repository, &from, &to, &old).await;
+        assert!(found == new, "{what}");
+        assert_eq!(made.artifacts[0].delta_bytes, fetched);
+        assert!(fetched < new_bytes + 3000, "{what}: {fetched} bytes");
+
+        // The same again changes no byte, and no name.
+        let again = make(&fixture, &from, &to).await.unwrap();
+        assert_eq!(again.artifacts, made.artifacts);
+        let files = std::fs::read_dir(fixture.repo().join("deltas")).unwrap();
+        assert_eq!(files.count(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_that_makes_no_sense_is_refused_and_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    let from = published(&fixture, "1.0", &noise(1, 300_000)).await;
+    let to = published(&fixture, "1.1", &noise(2, 300_000)).await;
+    let timestamp = std::fs::read(fixture.metadata("timestamp.json")).unwrap();
+    let refused = |error: ReleaseError| error.to_string();
+    let signing = fixture.signing();
+
+    let itself = refused(delta(&signing, &from, &from).await.unwrap_err());
+    assert!(itself.contains("to itself"), "{itself}");
+    let unknown = delta(&signing, &Digest::of(b"unknown"), &to).await.unwrap_err();
+    assert!(matches!(unknown, ReleaseError::NotListed { .. }), "{unknown}");
+    for level in [8, 23] {
+        let job = delta(&signing, &from, &to).await.unwrap();
+        let level = refused(job.make(level, Progress::none()).await.unwrap_err());
+        assert!(level.contains("9 to 22"), "{level}");
+    }
+    let nothing = refused(make(&fixture, &from, &to).await.unwrap_err());
+    assert!(nothing.contains("save nothing"), "{nothing}");
+    assert_eq!(
+        timestamp,
+        std::fs::read(fixture.metadata("timestamp.json")).unwrap()
+    );
+    let deltas = std::fs::read_dir(fixture.repo().join("deltas")).unwrap();
+    assert_eq!(deltas.count(), 0);
+
+    withdraw(&signing, &to, "it does not boot").await.unwrap();
+    let withdrawn = delta(&signing, &from, &to).await.unwrap_err();
+    assert!(matches!(withdrawn, ReleaseError::Withdrawn { .. }), "{withdrawn}");
+}
+
+/// A node asks for a delta by what it runs, and takes none that is of something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_of_other_artifacts_is_refused() {
+    let fixture = Fixture::new().await;
+    let (old, new) = (noise(1, 300_000), [noise(1, 300_000), noise(2, 5000)].concat());
+    let from = published(&fixture, "1.0", &old).await;
+    let to = published(&fixture, "1.1", &new).await;
+    make(&fixture, &from, &to).await.unwrap();
+    let repository = fixture.load(now()).await.unwrap();
+    let [base, artifact] = [from, to].map(async |digest| {
+        let manifest = repository.manifest(&digest).await.unwrap();
+        manifest.artifacts[0].clone()
+    });
+    let (base, artifact) = (base.await, artifact.await);
+    let delta = repository.delta(&from, &to).await.unwrap().unwrap();
+    let described = delta.artifacts[0].clone();
+    repository.delta_head(&artifact, &described).await.unwrap();
+    let error = repository.delta_head(&base, &described).await.unwrap_err();
+    assert_eq!(error.code(), "Malformed");
+    let mut other = described.clone();
+    other.base_size += 1;
+    let error = repository.delta_head(&artifact, &other).await.unwrap_err();
+    assert_eq!(error.code(), "Malformed");
+    let path = fixture.repo().join("deltas").join(described.head.digest.hex());
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert!(DeltaHead::parse(&bytes[..usize::try_from(described.head.size).unwrap()]).is_ok());
+    bytes[20] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = repository.delta_head(&artifact, &described).await.unwrap_err();
+    assert_eq!(error.code(), "Tampered");
+}
