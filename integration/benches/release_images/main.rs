@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use disk::{LoopDisk, Slot};
 use measure::{Bench, Run};
-use releases::{Images, Release, Releases};
+use releases::{Images, PAIRS, PLAIN, Release, Releases};
 use sheet::Sheet;
 
 /// Stage real images onto a loop device and say what it took.
@@ -66,24 +66,29 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     for release in &releases.all {
         println!("{release}");
     }
+    for delta in &releases.deltas {
+        println!("{delta}");
+    }
     let [base, hotfix, patch] = releases.all.as_slice() else {
         bail!("three releases were to be made");
     };
 
-    let server = FileServer::start(&releases.repository).await?;
+    let server = FileServer::start(&releases.served).await?;
     let images = named.each_ref().map(|(_, images)| images);
     let disk = LoopDisk::attach(&folder.path().join("disk.img"), &images).await?;
     println!("{disk}");
     let bench = Bench::new(folder.path(), disk, server, &releases.root)?;
 
     bench.disk.put(Slot::A, &base.images).await?;
-    let adopt = bench.updater(&["adopt"]).await?;
+    let adopt = bench.updater(PLAIN, &["adopt"]).await?;
     println!("adopt:       {adopt}");
     bench.ensure_holds(Slot::A, base).await?;
     for release in [hotfix, patch] {
-        println!("check:       {}", bench.estimate(release).await?);
+        for repository in [PLAIN, PAIRS] {
+            println!("check:       {}", bench.estimate(repository, release).await?);
+        }
     }
-    let first = bench.stage_into_worn(hotfix, &[]).await?;
+    let first = bench.stage_into_worn(PLAIN, hotfix, &[]).await?;
     println!("the first time, when slot A is read to find out what it has: {first}");
 
     let mut sheet = Sheet::default();
@@ -93,14 +98,28 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             ("one sequential read", bench.read(patch).await?),
             (
                 "patch release, all fetched",
-                bench.stage_into_worn(patch, &["--fetch-all"]).await?,
+                bench.stage_into_worn(PLAIN, patch, &["--fetch-all"]).await?,
             ),
             (
                 "patch release from base",
-                bench.stage_into_worn(patch, &[]).await?,
+                bench.stage_into_worn(PLAIN, patch, &[]).await?,
             ),
-            ("hotfix from base", bench.stage_into_worn(hotfix, &[]).await?),
-            ("the same release again", bench.stage_again(hotfix, &[]).await?),
+            (
+                "patch release by its delta",
+                bench.stage_into_worn(PAIRS, patch, &[]).await?,
+            ),
+            (
+                "hotfix by its delta",
+                bench.stage_into_worn(PAIRS, hotfix, &[]).await?,
+            ),
+            (
+                "hotfix from base",
+                bench.stage_into_worn(PLAIN, hotfix, &[]).await?,
+            ),
+            (
+                "the same release again",
+                bench.stage_again(PLAIN, hotfix, &[]).await?,
+            ),
         ];
         println!("round {round}:     {}", load()?);
         for (what, run) in runs {
@@ -149,16 +168,21 @@ impl Bench {
     }
 
     /// Into a slot of which no byte is right, all blocks of it in use.
-    async fn stage_into_worn(&self, release: &Release, how: &[&str]) -> anyhow::Result<Run> {
+    async fn stage_into_worn(
+        &self,
+        repository: &str,
+        release: &Release,
+        how: &[&str],
+    ) -> anyhow::Result<Run> {
         self.disk.wear(Slot::B).await?;
-        self.stage_again(release, how).await
+        self.stage_again(repository, release, how).await
     }
 
     /// Into the slot as it is.
-    async fn stage_again(&self, release: &Release, how: &[&str]) -> anyhow::Result<Run> {
+    async fn stage_again(&self, repository: &str, release: &Release, how: &[&str]) -> anyhow::Result<Run> {
         self.disk.forget().await?;
         let words = ["stage", "--release", &release.digest];
-        let run = self.updater(&[&words, how].concat()).await?;
+        let run = self.updater(repository, &[&words, how].concat()).await?;
         self.ensure_holds(Slot::B, release).await?;
         Ok(run)
     }

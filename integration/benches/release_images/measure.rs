@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::disk::{LoopDisk, Slot, command};
-use super::releases::{ARCH, BOARD, Release, program};
+use super::releases::{ARCH, BOARD, PAIRS, PLAIN, Release, program};
 
 /// What one process took.
 #[derive(Debug, Clone, Default)]
@@ -88,7 +88,8 @@ pub fn mib(bytes: u64) -> f64 {
 pub struct Bench {
     pub disk: LoopDisk,
     server: FileServer,
-    config: PathBuf,
+    /// By the name of its repository.
+    configs: BTreeMap<&'static str, PathBuf>,
     times: PathBuf,
     updater: PathBuf,
 }
@@ -98,49 +99,56 @@ impl Bench {
     pub fn new(folder: &Path, disk: LoopDisk, server: FileServer, root: &Path) -> anyhow::Result<Self> {
         let cmdline = folder.join("cmdline");
         std::fs::write(&cmdline, "drydock.slot=A\n")?;
-        let config = serde_json::json!({
-            "node": { "name": "bench", "board": BOARD, "arch": ARCH },
-            "disk": { "path": disk.node, "loader": "gptprio", "running": { "file": cmdline } },
-            "slots": { "A": slot("A"), "B": slot("B") },
-            "paths": { "state": folder.join("state"), "run": folder.join("run") },
-            "repositories": [{ "name": "bench", "url": server.url().as_str(), "root": root }],
-            "health": { "checks": [{ "name": "true", "command": ["true"], "timeout": "10s" }] },
-        });
-        let path = folder.join("updater.toml");
-        std::fs::write(&path, toml::to_string(&config)?)?;
+        let config = |repository: &str| -> anyhow::Result<Value> {
+            let url = server.url().join(&format!("{repository}/"))?;
+            Ok(serde_json::json!({
+                "node": { "name": "bench", "board": BOARD, "arch": ARCH },
+                "disk": { "path": disk.node, "loader": "gptprio", "running": { "file": cmdline } },
+                "slots": { "A": slot("A"), "B": slot("B") },
+                "paths": { "state": folder.join("state"), "run": folder.join("run") },
+                "repositories": [{ "name": repository, "url": url.as_str(), "root": root }],
+                "health": { "checks": [{ "name": "true", "command": ["true"], "timeout": "10s" }] },
+            }))
+        };
+        let mut configs = BTreeMap::new();
+        for repository in [PLAIN, PAIRS] {
+            let path = folder.join(format!("{repository}.toml"));
+            std::fs::write(&path, toml::to_string(&config(repository)?)?)?;
+            configs.insert(repository, path);
+        }
         std::fs::create_dir_all(folder.join("state"))?;
         std::fs::create_dir_all(folder.join("run"))?;
         Ok(Self {
             disk,
             server,
-            config: path,
+            configs,
             times: folder.join("times"),
             updater: program("drydock-updater")?,
         })
     }
 
     /// Measures one command of the updater.
-    pub async fn updater(&self, arguments: &[&str]) -> anyhow::Result<Run> {
-        self.measure(self.updater_words(arguments)).await
+    pub async fn updater(&self, repository: &str, arguments: &[&str]) -> anyhow::Result<Run> {
+        self.measure(self.updater_words(repository, arguments)).await
     }
 
-    fn updater_words(&self, arguments: &[&str]) -> Vec<OsString> {
+    fn updater_words(&self, repository: &str, arguments: &[&str]) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![self.updater.clone().into(), "--config".into()];
-        words.push(self.config.clone().into());
+        words.extend(self.configs.get(repository).map(|path| path.clone().into()));
         words.extend(arguments.iter().map(OsString::from));
         words
     }
 
     /// What `check` says that staging would do.
-    pub async fn estimate(&self, release: &Release) -> anyhow::Result<String> {
+    pub async fn estimate(&self, repository: &str, release: &Release) -> anyhow::Result<String> {
         let mut words = self
-            .updater_words(&["--json", "check", "--release", &release.digest])
+            .updater_words(repository, &["--json", "check", "--release", &release.digest])
             .into_iter();
         let program = words.next().unwrap_or_default();
         let said: Value = serde_json::from_str(&command(&program.to_string_lossy(), words).await?)?;
         let stage = &said["stage"];
         Ok(format!(
-            "{}: of {} bytes {} have to be fetched, in {} requests",
+            "{} out of {repository}: of {} bytes {} have to be fetched, in {} requests",
             release.name, stage["totalBytes"], stage["fetchBytes"], stage["requests"]
         ))
     }

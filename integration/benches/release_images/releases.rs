@@ -1,6 +1,6 @@
 //! Signed releases in a repository, made with `drydock-images` as a release engineer does it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::Options;
+use super::disk::command;
 
 /// The channel of all releases.
 pub const CHANNEL: &str = "stable";
@@ -50,20 +51,35 @@ pub struct Release {
     build: Duration,
 }
 
-/// A repository, and what is in it.
+/// The same releases twice: without deltas, and with one from the first to each other.
 #[derive(Debug)]
 pub struct Releases {
-    /// The folder to serve.
-    pub repository: PathBuf,
+    /// The folder to serve, with a repository in each of [`PLAIN`] and [`PAIRS`].
+    pub served: PathBuf,
     /// The first root of trust.
     pub root: PathBuf,
     pub all: Vec<Release>,
+    pub deltas: Vec<Delta>,
+}
+
+/// The repository without deltas.
+pub const PLAIN: &str = "plain";
+/// The repository with a delta for each pair.
+pub const PAIRS: &str = "pairs";
+
+/// A delta that was made.
+#[derive(Debug)]
+pub struct Delta {
+    to: &'static str,
+    bytes: u64,
+    time: Duration,
 }
 
 impl Releases {
     /// Builds, signs and publishes, in this order.
     pub async fn publish(folder: &Path, of: &[(&'static str, Images)]) -> anyhow::Result<Self> {
-        let (keys, repository) = (folder.join("keys"), folder.join("repository"));
+        let (keys, served) = (folder.join("keys"), folder.join("repository"));
+        let [repository, pairs] = [PLAIN, PAIRS].map(|name| served.join(name));
         let made = images_tool(&[OsStr::new("keygen"), OsStr::new("--out"), keys.as_os_str()]).await?;
         let root = made["root"].as_str().context("keygen names no root")?.into();
         let (mut all, mut first) = (Vec::new(), None::<PathBuf>);
@@ -90,12 +106,48 @@ impl Releases {
                 None => first = Some(out),
             }
         }
+        // Packs and indexes never change, so both can share them.
+        let copied = [OsStr::new("--archive"), OsStr::new("--link")].map(OsString::from);
+        let both = [&repository, &pairs].map(|path| path.clone().into_os_string());
+        command("cp", copied.into_iter().chain(both)).await?;
+        let deltas = deltas(&pairs, &keys, &all).await?;
         Ok(Self {
-            repository,
+            served,
             root,
             all,
+            deltas,
         })
     }
+}
+
+async fn deltas(repository: &Path, keys: &Path, all: &[Release]) -> anyhow::Result<Vec<Delta>> {
+    let Some((from, others)) = all.split_first() else {
+        return Ok(Vec::new());
+    };
+    let mut made = Vec::new();
+    for to in others {
+        let arguments = [
+            ("--repo", repository.as_os_str()),
+            ("--keys", keys.as_os_str()),
+            ("--from", OsStr::new(&from.digest)),
+            ("--to", OsStr::new(&to.digest)),
+        ];
+        let arguments = arguments
+            .iter()
+            .flat_map(|(name, value)| [OsStr::new(*name), *value]);
+        let arguments: Vec<&OsStr> = [OsStr::new("delta")].into_iter().chain(arguments).collect();
+        let begun = Instant::now();
+        let said = images_tool(&arguments).await?;
+        let time = begun.elapsed();
+        let artifacts = said["artifacts"].as_array().context("delta names no artifacts")?;
+        let kept = artifacts.iter().filter(|artifact| artifact["kept"] == true);
+        made.push(Delta {
+            to: to.name,
+            bytes: kept.filter_map(|artifact| artifact["deltaBytes"].as_u64()).sum(),
+            time,
+        });
+    }
+    Ok(made)
 }
 
 async fn build(
@@ -106,7 +158,7 @@ async fn build(
     out: &Path,
 ) -> anyhow::Result<Release> {
     let artifacts = images.all().map(|(name, path)| {
-        let mut artifact = std::ffi::OsString::from(format!("{name}="));
+        let mut artifact = OsString::from(format!("{name}="));
         artifact.push(path);
         artifact
     });
@@ -179,6 +231,17 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+impl fmt::Display for Delta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { to, bytes, time } = self;
+        write!(
+            f,
+            "delta to {to}: {bytes} bytes, made in {:.1} s",
+            time.as_secs_f64()
+        )
+    }
 }
 
 impl fmt::Display for Release {

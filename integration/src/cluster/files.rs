@@ -28,17 +28,16 @@ pub struct Sent {
 
 struct Shelf {
     folder: PathBuf,
-    /// By the first part of the path: `metadata`, `targets`, `indexes`, `packs`.
+    /// By the folder of the file: `metadata`, `targets`, `indexes`, `packs`, `deltas`.
     sent: Mutex<BTreeMap<String, Sent>>,
 }
 
 impl Shelf {
     fn note(&self, path: &Path, bytes: u64) {
-        let first = path.components().next().map_or_else(String::new, |part| {
-            part.as_os_str().to_string_lossy().into_owned()
-        });
+        let folder = path.parent().and_then(Path::file_name);
+        let folder = folder.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = sent.entry(first).or_default();
+        let sent = sent.entry(folder).or_default();
         sent.requests += 1;
         sent.bytes += bytes;
     }
@@ -85,7 +84,7 @@ impl FileServer {
         self.sent().values().map(|sent| sent.bytes).sum()
     }
 
-    /// What was sent so far, by the first part of the path.
+    /// What was sent so far, by the folder of the file.
     #[must_use]
     pub fn sent(&self) -> BTreeMap<String, Sent> {
         let sent = self.shelf.sent.lock().unwrap_or_else(PoisonError::into_inner);

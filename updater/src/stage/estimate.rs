@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::StageError;
 use super::running::Running;
 use super::supply::{Looks, Supplier};
+use super::way::{Way, ways};
 use super::write::blocking;
 use crate::disk::{GptBootControl, SlotName};
 use crate::state::StateDir;
@@ -40,8 +41,24 @@ pub async fn estimate(
         total: manifest.total_bytes(),
         ..Estimate::default()
     };
-    for artifact in &manifest.artifacts {
-        let index = Arc::new(repository.index(artifact).await?);
+    let (ways, asked) = ways(repository, manifest, Some(&running), 1).await?;
+    estimate.fetch += asked.bytes;
+    estimate.requests += asked.requests;
+    for (artifact, way) in ways {
+        let index = match way {
+            Way::Chunks(index) => index,
+            Way::Delta(supplier) => {
+                let running = running.clone();
+                let ranges = blocking(move || {
+                    let nothing_stands = running.seed(&supplier.artifact.name)?.0.empty();
+                    Ok(supplier.plan(nothing_stands).ranges)
+                });
+                let ranges = ranges.await?;
+                estimate.requests += ranges.len() as u64;
+                estimate.fetch += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+                continue;
+            }
+        };
         let (running, name, cuts) = (running.clone(), artifact.name.clone(), index.cuts());
         let (held, nothing_stands) = blocking(move || {
             let held = running.held(&name, cuts, None, &CancellationToken::new())?;
@@ -50,13 +67,11 @@ pub async fn estimate(
         .await?;
         let supplier = Supplier {
             repository: repository.clone(),
-            artifact: artifact.clone(),
+            artifact,
             index,
             held: Arc::new(held),
             at_once: 1,
         };
-        estimate.fetch += artifact.index.size;
-        estimate.requests += 1;
         let (mut from, mut looks) = (0, Looks::at(nothing_stands));
         while from < supplier.index.pages().len() {
             let (batch, looked) = supplier.batch(from, looks).await?;

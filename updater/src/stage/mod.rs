@@ -6,6 +6,7 @@
 
 mod admit;
 mod assemble;
+mod delta;
 mod drain;
 mod estimate;
 mod held;
@@ -15,6 +16,7 @@ mod running;
 mod seed;
 mod supply;
 mod verify;
+mod way;
 mod write;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::StageError;
 use super::held::Held;
 use super::seed::Seed;
 use crate::disk::{GptBootControl, PartitionReader, SlotName};
-use crate::state::{Hints, SlotRecords, StateDir, StateLock};
+use crate::state::{Hints, SlotRecord, SlotRecords, StateDir, StateLock};
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +33,14 @@ impl Running {
         self.slot
     }
 
+    /// What the slot's record says it holds; a lost record says nothing.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub(super) fn record(&self) -> Result<Option<SlotRecord>, StageError> {
+        Ok(self.records.peek(self.slot)?.split().0)
+    }
+
     /// The content of an artifact, as far as the slot's record goes, and the digest that it gives. Blocks.
     ///
     /// # Errors
@@ -40,7 +48,7 @@ impl Running {
     pub(super) fn seed(&self, artifact: &ArtifactName) -> Result<(Seed, Option<Digest>), StageError> {
         let (_, slots) = self.control.read()?;
         let partition = slots.get(self.slot).artifact(artifact.as_str())?;
-        let record = self.records.peek(self.slot)?.split().0;
+        let record = self.record()?;
         let recorded = record
             .as_ref()
             .and_then(|record| record.artifacts.get(artifact.as_str()));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drydock_images::{Artifact, ChunkIndex, Digest, Manifest, Repository};
+use drydock_images::{Artifact, Digest, Manifest, Repository};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -12,12 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::StageError;
 use super::admit::{Terms, admit};
 use super::assemble::{Assembly, Remote};
+use super::delta::{DeltaAssembly, DeltaPlan, DeltaSupplier, Fetched, Fit};
 use super::drain::Target;
 use super::held::Held;
 use super::running::Running;
 use super::seed::Seed;
 use super::supply::{Looks, Supplier};
 use super::verify::read_back;
+use super::way::{Way, ways};
 use crate::disk::{BootControl, GptBootControl, SlotName, SlotWriter};
 use crate::state::{Hints, SlotRecord, SlotRecords, StateDir, StateLock};
 
@@ -122,10 +124,18 @@ impl Counter {
         }
     }
 
-    /// Nothing is in place after all.
-    fn start_again(&self) {
-        for counter in [&self.done, &self.reused, &self.read_back] {
-            counter.store(0, Ordering::Relaxed);
+    /// What is in place, of that what was reused, and what was read back.
+    fn so_far(&self) -> [u64; 3] {
+        [&self.done, &self.reused, &self.read_back].map(|counter| counter.load(Ordering::Relaxed))
+    }
+
+    /// What was put in place since then is done again.
+    fn back_to(&self, so_far: [u64; 3]) {
+        for (counter, then) in [&self.done, &self.reused, &self.read_back]
+            .into_iter()
+            .zip(so_far)
+        {
+            counter.store(then, Ordering::Relaxed);
         }
     }
 
@@ -187,9 +197,9 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
     let recorded = work.clone();
     let is_recorded = blocking(move || recorded.is_recorded()).await?;
     // Before the first write, unless it looks as if there will be none.
-    let mut indexes = Vec::new();
+    let mut ways = Vec::new();
     if !is_recorded {
-        indexes = fetch_indexes(&job.repository, &work).await?;
+        ways = find_ways(&work, &job.repository, job.reuse, job.fetches_at_once).await?;
     }
     let beginning = work.clone();
     let writer = match blocking(move || beginning.begin(&terms, is_recorded)).await? {
@@ -197,9 +207,24 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
         Begun::ToWrite(writer) => Arc::new(writer),
     };
     if is_recorded {
-        indexes = fetch_indexes(&job.repository, &work).await?;
+        ways = find_ways(&work, &job.repository, job.reuse, job.fetches_at_once).await?;
     }
-    for (artifact, index) in indexes {
+    for (artifact, way) in ways {
+        let index = match way {
+            Way::Chunks(index) => index,
+            Way::Delta(supplier) => {
+                let before = work.counter.so_far();
+                match write_by_delta(&work, &writer, *supplier).await? {
+                    Fit::Whole => continue,
+                    Fit::Not(why) => {
+                        tracing::warn!(artifact = %artifact.name, why, "the artifact is put together from chunks");
+                        work.counter.back_to(before);
+                        work.counter.wire(artifact.index.size);
+                        Arc::new(job.repository.index(&artifact).await?)
+                    }
+                }
+            }
+        };
         let (working, name, cuts) = (work.clone(), artifact.name.clone(), index.cuts());
         let held = match job.reuse {
             Reuse::Nothing => Held::nothing(cuts),
@@ -224,16 +249,47 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
     blocking(move || work.finish()).await
 }
 
-async fn fetch_indexes(
-    repository: &Repository,
+async fn find_ways(
     work: &Work,
-) -> Result<Vec<(Artifact, Arc<ChunkIndex>)>, StageError> {
-    let mut indexes = Vec::new();
-    for artifact in &work.manifest.artifacts {
-        work.counter.wire(artifact.index.size);
-        indexes.push((artifact.clone(), Arc::new(repository.index(artifact).await?)));
+    repository: &Repository,
+    reuse: Reuse,
+    at_once: usize,
+) -> Result<Vec<(Artifact, Way)>, StageError> {
+    let running = match reuse {
+        Reuse::Running => Some(&work.running),
+        Reuse::Nothing => None,
+    };
+    let (found, asked) = ways(repository, &work.manifest, running, at_once).await?;
+    work.counter.wire(asked.bytes);
+    Ok(found)
+}
+
+/// Fetches on this task and writes on a thread, as [`write_artifact`] does.
+async fn write_by_delta(
+    work: &Arc<Work>,
+    writer: &Arc<SlotWriter>,
+    supplier: DeltaSupplier,
+) -> Result<Fit, StageError> {
+    let name = supplier.artifact.name.as_str().to_owned();
+    let standing = Seed::new(writer.reader(&name)?.clone(), supplier.head.size);
+    let planned = supplier.clone();
+    let plan = blocking(move || Ok(planned.plan(standing))).await?;
+    let ranges = plan.ranges.clone();
+    let (to, supply) = mpsc::channel(SUPPLY_AHEAD);
+    let (working, into, of, runtime) = (work.clone(), writer.clone(), supplier.clone(), Handle::current());
+    let writing =
+        tokio::task::spawn_blocking(move || working.write_by_delta(&into, &of, &plan, runtime, supply));
+    let sent = supplier.send(ranges, &work.counter, &to).await;
+    drop(to);
+    let written = writing
+        .await
+        .unwrap_or_else(|error| Err(StageError::Stopped(error.to_string())));
+    match (sent, written) {
+        // Chunks do without what could not be fetched, which is also why the writing stopped.
+        (Err(StageError::Trust(error)), Ok(_) | Err(StageError::Stopped(_))) => Ok(supplier.unfit(&error)),
+        (Ok(()), written) | (Err(_), written @ Err(_)) => written,
+        (Err(error), Ok(_)) => Err(error),
     }
-    Ok(indexes)
 }
 
 /// Fetches on this task and writes on a thread; what is fetched waits in a short queue.
@@ -322,7 +378,7 @@ impl Work {
                 }
                 Err(StageError::Cancelled) => return Err(StageError::Cancelled),
                 // Written again, and then judged again.
-                Err(_) => self.counter.start_again(),
+                Err(_) => self.counter.back_to([0; 3]),
             }
         }
         Ok(Begun::ToWrite(writer))
@@ -352,18 +408,61 @@ impl Work {
             held = Some(assembly.run(drain)?);
             Ok(())
         })?;
-        if found != of.artifact.digest {
-            return Err(StageError::ReadsBackDifferently {
-                slot: self.target,
-                artifact: name.to_owned(),
-                expected: of.artifact.digest,
-                found,
-            });
-        }
+        self.check(&of.artifact, found)?;
         if let Some(held) = held {
             held.keep(&self.hints, &self.lock, self.target, name);
         }
         Ok(())
+    }
+
+    /// Makes one artifact by its delta and reads it back.
+    fn write_by_delta(
+        &self,
+        writer: &SlotWriter,
+        of: &DeltaSupplier,
+        plan: &DeltaPlan,
+        runtime: Handle,
+        supply: mpsc::Receiver<Fetched>,
+    ) -> Result<Fit, StageError> {
+        let name = of.artifact.name.as_str();
+        let target = Target {
+            writer,
+            artifact: name,
+            counter: &self.counter,
+            cancel: &self.cancel,
+        };
+        let assembly = DeltaAssembly {
+            of,
+            plan,
+            running: self.running.seed(&of.artifact.name)?.0,
+            target: Seed::new(writer.reader(name)?.clone(), of.head.size),
+            runtime,
+            supply,
+            counter: &self.counter,
+            cancel: &self.cancel,
+        };
+        let mut fit = Fit::Whole;
+        let found = target.write(|drain| {
+            fit = assembly.run(drain)?;
+            Ok(())
+        })?;
+        if fit == Fit::Whole {
+            self.check(&of.artifact, found)?;
+        }
+        Ok(fit)
+    }
+
+    /// That what was read back is the artifact.
+    fn check(&self, artifact: &Artifact, found: Digest) -> Result<(), StageError> {
+        if found == artifact.digest {
+            return Ok(());
+        }
+        Err(StageError::ReadsBackDifferently {
+            slot: self.target,
+            artifact: artifact.name.as_str().to_owned(),
+            expected: artifact.digest,
+            found,
+        })
     }
 
     /// The record, now that every artifact was read back.

@@ -80,7 +80,7 @@ async fn a_staging_that_was_killed_fetches_only_the_rest() {
 }
 
 /// Kills at the first write that begins there.
-struct CutAt(std::ops::Range<u64>);
+pub(super) struct CutAt(pub std::ops::Range<u64>);
 
 impl WriteGate for CutAt {
     fn before(&self, event: &WriteEvent<'_>) -> std::io::Result<()> {

@@ -1,0 +1,121 @@
+//! Which way an artifact gets into the target: by the delta that was made for just this pair of releases, or
+//! chunk by chunk.
+
+use std::sync::Arc;
+
+use drydock_images::delta::Delta;
+use drydock_images::{Artifact, ChunkIndex, Digest, Manifest, Repository};
+
+use super::StageError;
+use super::delta::DeltaSupplier;
+use super::running::Running;
+use super::write::blocking;
+
+/// See the module.
+pub(super) enum Way {
+    Delta(Box<DeltaSupplier>),
+    Chunks(Arc<ChunkIndex>),
+}
+
+/// What finding the ways took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub bytes: u64,
+    pub requests: u64,
+}
+
+impl Asked {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.requests += 1;
+    }
+}
+
+/// The way of each artifact of a release, for a node that has `running` to copy from.
+///
+/// # Errors
+/// Indexes that cannot be fetched. A delta that cannot be had is only told of: chunks do without.
+pub(super) async fn ways(
+    repository: &Repository,
+    manifest: &Manifest,
+    running: Option<&Running>,
+    at_once: usize,
+) -> Result<(Vec<(Artifact, Way)>, Asked), StageError> {
+    let mut asked = Asked::default();
+    let delta = match running {
+        Some(running) => delta(repository, &manifest.digest(), running, &mut asked).await?,
+        None => None,
+    };
+    let mut ways = Vec::new();
+    for artifact in &manifest.artifacts {
+        let supplier = match &delta {
+            Some(delta) => delta_of(repository, artifact, delta, at_once, &mut asked).await,
+            None => None,
+        };
+        let way = match supplier {
+            Some(supplier) => Way::Delta(Box::new(supplier)),
+            None => {
+                asked.add(artifact.index.size);
+                Way::Chunks(Arc::new(repository.index(artifact).await?))
+            }
+        };
+        ways.push((artifact.clone(), way));
+    }
+    Ok((ways, asked))
+}
+
+/// The delta from what this node runs, with only those artifacts that it runs as the delta was made for.
+async fn delta(
+    repository: &Repository,
+    wanted: &Digest,
+    running: &Running,
+    asked: &mut Asked,
+) -> Result<Option<Delta>, StageError> {
+    let looked = running.clone();
+    let Some(record) = blocking(move || looked.record()).await? else {
+        return Ok(None);
+    };
+    let Some(bytes) = repository.delta_bytes(&record.release, wanted) else {
+        return Ok(None);
+    };
+    asked.add(bytes);
+    match repository.delta(&record.release, wanted).await {
+        Ok(delta) => Ok(delta.map(|mut delta| {
+            delta.artifacts.retain(|described| {
+                let held = record.artifacts.get(described.name.as_str());
+                held.is_some_and(|held| {
+                    (held.digest, held.size_bytes) == (described.base, described.base_size)
+                })
+            });
+            delta
+        })),
+        Err(error) => {
+            tracing::warn!(%error, "the delta for this pair of releases is not used");
+            Ok(None)
+        }
+    }
+}
+
+async fn delta_of(
+    repository: &Repository,
+    artifact: &Artifact,
+    delta: &Delta,
+    at_once: usize,
+    asked: &mut Asked,
+) -> Option<DeltaSupplier> {
+    let described = delta.artifact(&artifact.name)?;
+    asked.add(described.head.size);
+    match repository.delta_head(artifact, described).await {
+        Ok(head) => Some(DeltaSupplier {
+            repository: repository.clone(),
+            artifact: artifact.clone(),
+            described: described.clone(),
+            head: Arc::new(head),
+            at_once,
+        }),
+        Err(error) => {
+            tracing::warn!(artifact = %artifact.name, %error, "the delta for this artifact is not used");
+            None
+        }
+    }
+}
