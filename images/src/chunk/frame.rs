@@ -116,17 +116,33 @@ impl Decoder {
     /// # Errors
     /// Anything but exactly the frame that `frame` describes; see [`FrameError`].
     pub fn decode(&mut self, stored: &[u8], frame: &Frame, before: &[u8]) -> Result<&[u8], FrameError> {
+        let mut content = std::mem::take(&mut self.content);
+        content.resize(frame.content_bytes.min(MAX_FRAME_CONTENT_BYTES) as usize, 0);
+        self.decode_into(&mut content, stored, frame, before)?;
+        self.content = content;
+        Ok(&self.content)
+    }
+
+    /// As [`Decoder::decode`], into `room`, which has just as many bytes as the content. Faster where that is
+    /// the memory right behind `before`.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub(super) fn decode_into(
+        &mut self,
+        room: &mut [u8],
+        stored: &[u8],
+        frame: &Frame,
+        before: &[u8],
+    ) -> Result<(), FrameError> {
         check_stored(stored, frame)?;
-        let wanted = frame.content_bytes as usize;
-        self.content.resize(wanted.max(self.content.len()), 0);
         // There is room for exactly what the page says: a frame that holds more fails.
-        let room = &mut self.content[..wanted];
         let decoded = self
             .context
             .decompress_using_dict(room, stored, referable(before))
             .map_err(|code| FrameError::Broken(zstd_safe::get_error_name(code).to_owned()))?;
-        if decoded == wanted {
-            Ok(&self.content[..wanted])
+        if decoded == frame.content_bytes as usize {
+            Ok(())
         } else {
             Err(FrameError::ContentSize {
                 found: Some(decoded as u64),
