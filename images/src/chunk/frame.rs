@@ -116,18 +116,22 @@ impl Decoder {
     /// # Errors
     /// Anything but exactly the frame that `frame` describes; see [`FrameError`].
     pub fn decode(&mut self, stored: &[u8], frame: &Frame, before: &[u8]) -> Result<&[u8], FrameError> {
-        let Frame {
-            stored_bytes,
-            content_bytes,
-            digest,
-            ..
-        } = *frame;
-        let described = Described {
-            stored_bytes: stored_bytes.min(MAX_FRAME_BYTES),
-            content_bytes: content_bytes.min(MAX_FRAME_CONTENT_BYTES),
-            digest,
-        };
-        self.unpack(stored, &described, before)
+        self.unpack(stored, &Described::of(frame), before)
+    }
+
+    /// As [`Decoder::decode`], into `room`, which has just as many bytes as the content. Faster where that is
+    /// the memory right behind `before`.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub(super) fn decode_into(
+        &mut self,
+        room: &mut [u8],
+        stored: &[u8],
+        frame: &Frame,
+        before: &[u8],
+    ) -> Result<(), FrameError> {
+        self.unpack_into(room, stored, &Described::of(frame), before)
     }
 
     /// The content of a stored frame on the ground of `before`.
@@ -140,17 +144,28 @@ impl Decoder {
         described: &Described,
         before: &[u8],
     ) -> Result<&[u8], FrameError> {
+        let mut content = std::mem::take(&mut self.content);
+        content.resize(described.content_bytes as usize, 0);
+        self.unpack_into(&mut content, stored, described, before)?;
+        self.content = content;
+        Ok(&self.content)
+    }
+
+    fn unpack_into(
+        &mut self,
+        room: &mut [u8],
+        stored: &[u8],
+        described: &Described,
+        before: &[u8],
+    ) -> Result<(), FrameError> {
         check_stored(stored, described)?;
-        let wanted = described.content_bytes as usize;
-        self.content.resize(wanted.max(self.content.len()), 0);
         // There is room for exactly what was said: a frame that holds more fails.
-        let room = &mut self.content[..wanted];
         let decoded = self
             .context
             .decompress_using_dict(room, stored, referable(before))
             .map_err(|code| FrameError::Broken(zstd_safe::get_error_name(code).to_owned()))?;
-        if decoded == wanted {
-            Ok(&self.content[..wanted])
+        if decoded == described.content_bytes as usize {
+            Ok(())
         } else {
             Err(FrameError::ContentSize {
                 found: Some(decoded as u64),
@@ -166,6 +181,16 @@ pub(crate) struct Described {
     pub stored_bytes: u32,
     pub content_bytes: u32,
     pub digest: Digest,
+}
+
+impl Described {
+    fn of(frame: &Frame) -> Self {
+        Self {
+            stored_bytes: frame.stored_bytes.min(MAX_FRAME_BYTES),
+            content_bytes: frame.content_bytes.min(MAX_FRAME_CONTENT_BYTES),
+            digest: frame.digest,
+        }
+    }
 }
 
 /// All that can be told without decoding.

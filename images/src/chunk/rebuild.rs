@@ -1,6 +1,7 @@
 //! An image in order from what is stored of it: frames are unpacked on the ground of the bytes before
 //! them, zeros are made, and what was copied from elsewhere is taken note of. Does no I/O.
 
+use super::MAX_FRAME_CONTENT_BYTES;
 use super::frame::{Decoder, FrameError};
 use super::id::ChunkId;
 use super::index::ChunkIndex;
@@ -43,9 +44,11 @@ impl Rebuilder {
     /// # Errors
     /// The stored bytes are not just that frame.
     pub fn frame(&mut self, stored: &[u8], frame: &Frame) -> Result<&[u8], FrameError> {
-        let content = self.decoder.decode(stored, frame, self.window.last())?;
-        self.window.push(content);
-        Ok(content)
+        // A longer one is refused before it is decoded.
+        let room_bytes = frame.content_bytes.min(MAX_FRAME_CONTENT_BYTES) as usize;
+        let (before, room) = self.window.with_room(room_bytes);
+        self.decoder.decode_into(room, stored, frame, before)?;
+        Ok(self.window.grew(room_bytes))
     }
 
     /// The image goes on with this page, whose frames are stored in `front` and `rest`, one after another.

@@ -6,7 +6,9 @@ const SLACK_BYTES: usize = 1 << 20;
 /// See the module.
 #[derive(Debug)]
 pub struct Window {
-    bytes: Vec<u8>,
+    /// What was gathered, and room behind it.
+    memory: Vec<u8>,
+    end: usize,
     keep_bytes: usize,
 }
 
@@ -16,7 +18,8 @@ impl Window {
     pub fn new(keep_bytes: u32) -> Self {
         let keep_bytes = keep_bytes as usize;
         Self {
-            bytes: Vec::with_capacity(keep_bytes + SLACK_BYTES),
+            memory: vec![0; keep_bytes + SLACK_BYTES],
+            end: 0,
             keep_bytes,
         }
     }
@@ -24,21 +27,36 @@ impl Window {
     /// The last bytes: as many as are kept, fewer at the start of the image.
     #[must_use]
     pub fn last(&self) -> &[u8] {
-        &self.bytes[self.bytes.len().saturating_sub(self.keep_bytes)..]
+        &self.memory[self.end.saturating_sub(self.keep_bytes)..self.end]
+    }
+
+    /// The last bytes, and right behind them room for the next ones, at most [`SLACK_BYTES`]; they are part
+    /// of the image once [`Window::grew`] says so.
+    pub(super) fn with_room(&mut self, bytes: usize) -> (&[u8], &mut [u8]) {
+        if self.end + bytes > self.memory.len() {
+            let drop = self.end.saturating_sub(self.keep_bytes);
+            self.memory.copy_within(drop..self.end, 0);
+            self.end -= drop;
+        }
+        let (front, room) = self.memory.split_at_mut(self.end);
+        (
+            &front[self.end.saturating_sub(self.keep_bytes)..],
+            &mut room[..bytes],
+        )
+    }
+
+    /// The image goes on with so many bytes of the room; they are given back.
+    pub(super) fn grew(&mut self, bytes: usize) -> &[u8] {
+        let from = self.end;
+        self.end += bytes;
+        &self.memory[from..self.end]
     }
 
     /// The image goes on with these bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.keep_bytes == 0 {
-            return;
-        }
         let bytes = &bytes[bytes.len().saturating_sub(self.keep_bytes)..];
-        if self.bytes.len() + bytes.len() > self.keep_bytes + SLACK_BYTES {
-            let drop = self.bytes.len().saturating_sub(self.keep_bytes);
-            self.bytes.copy_within(drop.., 0);
-            self.bytes.truncate(self.bytes.len() - drop);
-        }
-        self.bytes.extend_from_slice(bytes);
+        self.with_room(bytes.len()).1.copy_from_slice(bytes);
+        self.grew(bytes.len());
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn read(source: &Source, transfer: &mut Transfer<'_>) -> Result
         if read as u64 > left {
             return Err(transfer.want.too_long(source));
         }
-        transfer.held.push(&piece[..read]);
+        transfer.keep(&piece[..read]);
         transfer.received(read as u64).await;
     }
 }

@@ -210,9 +210,7 @@ impl Body {
             }
             let taken = fresh.min(left);
             // Both are at most the piece's length.
-            transfer
-                .held
-                .push(&piece[skipped as usize..(skipped + taken) as usize]);
+            transfer.keep(&piece[skipped as usize..(skipped + taken) as usize]);
             kept += taken;
             transfer.received(came).await;
         }

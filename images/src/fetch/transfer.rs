@@ -85,10 +85,6 @@ impl Held {
         self.validator = validator;
     }
 
-    pub fn push(&mut self, piece: &[u8]) {
-        self.bytes.extend_from_slice(piece);
-    }
-
     fn last(&self) -> Option<usize> {
         self.from.last().copied()
     }
@@ -215,6 +211,19 @@ impl<'a> Transfer<'a> {
                 Ended::MayPass("the file became shorter while it was fetched".to_owned())
             }
         }
+    }
+
+    /// What is wanted goes on with this piece.
+    pub fn keep(&mut self, piece: &[u8]) {
+        if let Want::Range { start, end } = self.want
+            && self.held.bytes.is_empty()
+        {
+            // At once: to grow would take twice the memory for a moment.
+            self.held
+                .bytes
+                .reserve(usize::try_from(end - start).unwrap_or_default());
+        }
+        self.held.bytes.extend_from_slice(piece);
     }
 
     /// One request goes out.

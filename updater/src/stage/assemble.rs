@@ -2,6 +2,9 @@
 //! target itself, zeros, and what was fetched. Nothing is passed on that was not hashed: copies by their
 //! ids, frames before they are unpacked. What turns out not to be held after all is fetched. Blocks.
 
+use std::ops::Range;
+use std::thread;
+
 use bytes::Bytes;
 use drydock_images::chunk::{
     Chunk, ChunkId, ChunkList, Frame, FrameError, Page, PageRef, Part, Rebuilder, check_chunks,
@@ -20,8 +23,8 @@ use super::write::Counter;
 
 /// What the fetching side sends, in the order in which it is needed.
 pub(super) enum Supply {
-    /// What the next pages are made of.
-    Plans(Vec<PagePlan>),
+    /// What the next pages are made of, and what of the running slot is copied for them.
+    Plans(Vec<PagePlan>, Vec<Range<u64>>),
     /// Stored bytes of a part of the pack, from that place on.
     Stored(Part, u64, Bytes),
 }
@@ -105,10 +108,20 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// What was fetched is not what was signed; the supply ended early; a cancellation; what the drain says.
     pub(super) fn run(mut self, drain: &mut Drain) -> Result<Held, StageError> {
+        thread::scope(move |scope| {
+            self.running.read_ahead(scope);
+            self.all(drain)
+        })
+    }
+
+    fn all(mut self, drain: &mut Drain) -> Result<Held, StageError> {
         let mut pages = self.index.pages().iter();
         while pages.len() > 0 {
             let plans = match self.supply.blocking_recv() {
-                Some(Supply::Plans(plans)) => plans,
+                Some(Supply::Plans(plans, copies)) => {
+                    self.running.foresee(copies);
+                    plans
+                }
                 // The rest of a range whose frames were not needed after all.
                 Some(Supply::Stored(..)) => continue,
                 None => return Err(ended_early()),
@@ -271,7 +284,7 @@ impl<'a> Assembly<'a> {
             // that is still needed before this one.
             match self.supply.blocking_recv() {
                 Some(Supply::Stored(part, at, bytes)) => self.stored[part as usize] = (at, bytes),
-                Some(Supply::Plans(_)) | None => return Err(ended_early()),
+                Some(Supply::Plans(..)) | None => return Err(ended_early()),
             }
         }
     }

@@ -2,6 +2,7 @@
 //! flushed every so often, and what was flushed is read from the device and hashed while the next is
 //! written. So the end of the writing is nearly the end of the proof.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
@@ -9,13 +10,14 @@ use drydock_images::{Digest, Hasher};
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
+use super::ahead::{Ahead, PIECE_BYTES};
 use super::write::Counter;
 use crate::disk::{AlignedBuf, SlotWriter};
 
 /// Written at a time, in bytes.
 const SEGMENT_BYTES: usize = 1 << 20;
 /// Segments that are being filled, waiting or being written.
-const SEGMENTS: usize = 4;
+const SEGMENTS: usize = 3;
 /// Flushed after so many written bytes.
 const FLUSH_BYTES: u64 = 64 << 20;
 
@@ -103,7 +105,7 @@ impl Target<'_> {
             // The receiver is right here.
             let _ = give_back.send(AlignedBuf::new(SEGMENT_BYTES));
         }
-        let (to_reader, flushed) = channel();
+        let (to_reader, wrote) = channel();
         let mut drain = Drain {
             to_writer,
             spare,
@@ -116,7 +118,7 @@ impl Target<'_> {
         };
         thread::scope(|scope| {
             let writing = scope.spawn(move || self.write_segments(&segments, &give_back, &to_reader));
-            let reading = scope.spawn(move || self.read_behind(&flushed));
+            let reading = scope.spawn(move || self.read_behind(wrote));
             let filled = fill(&mut drain).and_then(|()| drain.pass_on_last());
             drop(drain);
             let stopped = |what: &str| StageError::Stopped(format!("the {what} thread panicked"));
@@ -133,56 +135,106 @@ impl Target<'_> {
         &self,
         segments: &Receiver<Segment>,
         give_back: &Sender<AlignedBuf>,
-        to_reader: &Sender<u64>,
+        to_reader: &Sender<Wrote>,
     ) -> Result<(), StageError> {
-        let (mut unflushed, mut end) = (0, 0);
         for segment in segments {
             if self.cancel.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
+            let bytes = &segment.memory[..segment.len];
+            let end = segment.at + bytes.len() as u64;
             if segment.put == Put::Fresh {
-                self.writer
-                    .write_at(self.artifact, segment.at, &segment.memory[..segment.len])?;
-                unflushed += segment.len as u64;
+                self.writer.write_at(self.artifact, segment.at, bytes)?;
             }
-            end = segment.at + segment.len as u64;
-            if unflushed >= FLUSH_BYTES {
-                self.writer.flush()?;
-                unflushed = 0;
-            }
-            if unflushed == 0 {
-                // A reader that has stopped is heard of when it is joined.
-                let _ = to_reader.send(end);
+            let wrote = Wrote::Until(end, segment.put);
+            if to_reader.send(wrote).is_err() {
+                // The reader has stopped, and says why when it is joined.
+                return Ok(());
             }
             // Nobody takes it back after the last one.
             let _ = give_back.send(segment.memory);
         }
-        if unflushed > 0 {
-            self.writer.flush()?;
-        }
-        let _ = to_reader.send(end);
+        let _ = to_reader.send(Wrote::All);
         Ok(())
     }
 
     /// Hashes from the device whatever is known to be there.
-    fn read_behind(&self, flushed: &Receiver<u64>) -> Result<Digest, StageError> {
-        let reader = self.writer.reader(self.artifact)?;
-        let mut memory = AlignedBuf::new(SEGMENT_BYTES);
-        let mut hasher = Hasher::new();
-        for until in flushed {
-            while hasher.length_bytes() < until {
+    fn read_behind(&self, wrote: Receiver<Wrote>) -> Result<Digest, StageError> {
+        let reader = self.writer.reader(self.artifact)?.clone();
+        let flushed = Flushed {
+            writer: self.writer,
+            wrote,
+            given: 0,
+            flushed: 0,
+            end: 0,
+            unflushed: 0,
+        };
+        thread::scope(|scope| {
+            let mut ahead = Ahead::start(scope, reader, flushed);
+            let mut hasher = Hasher::new();
+            while ahead.advance()? {
                 if self.cancel.is_cancelled() {
                     return Err(StageError::Cancelled);
                 }
-                let at = hasher.length_bytes();
-                // At most SEGMENT_BYTES.
-                let len = (until - at).min(SEGMENT_BYTES as u64) as usize;
-                reader.read_past_cache(at, &mut memory[..len])?;
-                hasher.update(&memory[..len]);
-                self.counter.read_back(len as u64);
+                hasher.update(ahead.bytes());
+                self.counter.read_back(ahead.bytes().len() as u64);
+            }
+            Ok(hasher.finish())
+        })
+    }
+}
+
+/// What the writing thread tells.
+enum Wrote {
+    /// The device has everything before this; the last of it was fresh, or stood there.
+    Until(u64, Put),
+    /// Nothing more comes.
+    All,
+}
+
+/// The pieces of the target that are on the medium, as they get there. A flush covers what was written
+/// before it began, so it is made here, and the writing goes on beside it.
+struct Flushed<'a> {
+    writer: &'a SlotWriter,
+    wrote: Receiver<Wrote>,
+    /// So far was handed out, ...
+    given: u64,
+    /// ... this may be, ...
+    flushed: u64,
+    /// ... and this was written.
+    end: u64,
+    unflushed: u64,
+}
+
+impl Iterator for Flushed<'_> {
+    type Item = Result<Range<u64>, StageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.given == self.flushed {
+            // Without its last word the writing has failed, and there is nothing to prove.
+            let wrote = self.wrote.recv().ok()?;
+            let is_last = matches!(wrote, Wrote::All);
+            if let Wrote::Until(end, put) = wrote {
+                self.unflushed += if put == Put::Fresh { end - self.end } else { 0 };
+                self.end = end;
+            }
+            if self.unflushed >= FLUSH_BYTES || (is_last && self.unflushed > 0) {
+                if let Err(error) = self.writer.flush() {
+                    return Some(Err(error.into()));
+                }
+                self.unflushed = 0;
+            }
+            if self.unflushed == 0 {
+                self.flushed = self.end;
+            }
+            if is_last && self.given == self.flushed {
+                return None;
             }
         }
-        Ok(hasher.finish())
+        let end = self.flushed.min(self.given + PIECE_BYTES as u64);
+        let place = self.given..end;
+        self.given = end;
+        Some(Ok(place))
     }
 }
 

@@ -5,6 +5,7 @@
 //! mistake. The slot record is written last, after the slot was read back from the device.
 
 mod admit;
+mod ahead;
 mod assemble;
 mod delta;
 mod drain;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use drydock_images::MAX_RANGE_BYTES;
 use drydock_images::chunk::{Chunk, Frame, Page, PageRef, Part};
 
+use super::ahead::PIECE_BYTES;
 use super::held::Held;
 
 /// Bytes that nobody needs are fetched too where that saves a request.
@@ -63,6 +64,45 @@ pub(super) fn plan_page(
         frames.push(source);
     }
     PagePlan::Pieces { page, frames }
+}
+
+/// Gathers what is wanted of the running slot, in the order in which it is: neighbours are read together.
+#[derive(Debug, Default)]
+pub(super) struct Copies(Vec<Range<u64>>);
+
+impl Copies {
+    /// What a page takes from there.
+    pub(super) fn push_page(&mut self, named: &PageRef, plan: &PagePlan, held: &Held) {
+        match plan {
+            PagePlan::Copy { from } => self.push(*from, named.image_bytes),
+            PagePlan::Pieces { page, frames } => {
+                let sources = page.frames().iter().zip(frames);
+                for (frame, _) in sources.filter(|(_, source)| **source == Source::Running) {
+                    for chunk in chunks_of(page, frame) {
+                        let place = held.chunk(&chunk.id).next();
+                        place.into_iter().for_each(|at| self.push(at, chunk.length));
+                    }
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, at: u64, length: u32) {
+        let end = at + u64::from(length);
+        match self.0.last_mut() {
+            Some(last)
+                if (last.start..=last.end + GAP_BYTES).contains(&at)
+                    && end - last.start <= PIECE_BYTES as u64 =>
+            {
+                last.end = last.end.max(end);
+            }
+            _ => self.0.push(at..end),
+        }
+    }
+
+    pub(super) fn in_order(self) -> Vec<Range<u64>> {
+        self.0
+    }
 }
 
 /// Gathers neighbours into ranges, for each part of the pack: none is longer than [`MAX_RANGE_BYTES`] unless

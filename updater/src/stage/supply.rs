@@ -16,12 +16,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::StageError;
 use super::assemble::Supply;
 use super::held::Held;
-use super::plan::{PagePlan, Ranges, plan_page};
+use super::plan::{Copies, PagePlan, Ranges, plan_page};
 use super::seed::Seed;
 use super::write::{Counter, blocking};
 
 /// Pages that are planned together: those to be fetched, and all.
-const UNKNOWN_TOGETHER: usize = 512;
+const UNKNOWN_TOGETHER: usize = 256;
 const PAGES_TOGETHER: usize = 4096;
 
 /// After this many frames in a row that do not stand in the target, only each [`LOOK_AGAIN_EVERY`]th is
@@ -50,12 +50,11 @@ impl Looks {
     }
 }
 
-/// Plans of pages in order, and the ranges that they want.
-type Planned = (Vec<PagePlan>, Vec<(Part, Range<u64>)>);
-
 /// Some pages in order, planned.
 pub(super) struct Batch {
     pub plans: Vec<PagePlan>,
+    /// What the plans copy of the running slot.
+    pub copies: Vec<Range<u64>>,
     pub ranges: Vec<(Part, Range<u64>)>,
     /// What fetching the pages took, in bytes.
     pub page_bytes: u64,
@@ -95,12 +94,9 @@ impl Supplier {
         let page_bytes = fetched.keys().map(|at| u64::from(named[*at].page_bytes)).sum();
         let (supplier, last) = (self.clone(), from + named.len());
         blocking(move || {
-            let ((plans, ranges), looks) = supplier.plan(from..last, fetched, looks)?;
-            let batch = Batch {
-                plans,
-                ranges,
-                page_bytes,
-            };
+            let mut looks = looks;
+            let mut batch = supplier.plan(from..last, fetched, &mut looks)?;
+            batch.page_bytes = page_bytes;
             Ok((batch, looks))
         })
         .await
@@ -120,9 +116,9 @@ impl Supplier {
         &self,
         which: Range<usize>,
         mut fetched: BTreeMap<usize, Page>,
-        mut looks: Looks,
-    ) -> Result<(Planned, Looks), StageError> {
-        let mut ranges = Ranges::default();
+        looks: &mut Looks,
+    ) -> Result<Batch, StageError> {
+        let (mut ranges, mut copies) = (Ranges::default(), Copies::default());
         let mut plans = Vec::with_capacity(which.len());
         for (at, named) in self.index.pages()[which].iter().enumerate() {
             let plan = match (self.held.list(&named.list), fetched.remove(&at)) {
@@ -137,9 +133,15 @@ impl Supplier {
                 }
             };
             ranges.push_frames(named, &plan);
+            copies.push_page(named, &plan, &self.held);
             plans.push(plan);
         }
-        Ok(((plans, ranges.in_order()), looks))
+        Ok(Batch {
+            plans,
+            copies: copies.in_order(),
+            ranges: ranges.in_order(),
+            page_bytes: 0,
+        })
     }
 
     /// Fetches a range on a task of its own, which goes on while nobody asks for the outcome: the assembly
@@ -154,35 +156,54 @@ impl Supplier {
         Ok((part, at, stored))
     }
 
-    /// Sends all that the assembly needs; ends when it is sent, or when nobody wants it any more.
+    /// Sends all that the assembly needs; ends when it is sent, or when nobody wants it any more. While a
+    /// batch is sent, the next one is planned.
     ///
     /// # Errors
     /// What cannot be fetched.
     pub(super) async fn send(
         &self,
-        mut looks: Looks,
+        looks: Looks,
         counter: &Counter,
         to: &Sender<Supply>,
     ) -> Result<(), StageError> {
         let mut from = 0;
-        while from < self.index.pages().len() {
-            let (batch, looked) = self.batch(from, looks).await?;
-            looks = looked;
+        let mut planned = Some(self.batch(from, looks).await?);
+        while let Some((batch, looks)) = planned {
             from += batch.plans.len();
-            counter.wire(batch.page_bytes);
-            if to.send(Supply::Plans(batch.plans)).await.is_err() {
+            let next = async {
+                if from == self.index.pages().len() {
+                    return Ok(None);
+                }
+                self.batch(from, looks).await.map(Some)
+            };
+            planned = tokio::try_join!(self.send_batch(batch, counter, to), next)?.1;
+            if to.is_closed() {
                 return Ok(());
             }
-            let fetches = batch
-                .ranges
-                .into_iter()
-                .map(|(part, range)| self.fetch(part, range));
-            let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
-            while let Some((part, at, stored)) = fetched.try_next().await? {
-                counter.wire(stored.len() as u64);
-                if to.send(Supply::Stored(part, at, stored)).await.is_err() {
-                    return Ok(());
-                }
+        }
+        Ok(())
+    }
+
+    async fn send_batch(
+        &self,
+        batch: Batch,
+        counter: &Counter,
+        to: &Sender<Supply>,
+    ) -> Result<(), StageError> {
+        counter.wire(batch.page_bytes);
+        if to.send(Supply::Plans(batch.plans, batch.copies)).await.is_err() {
+            return Ok(());
+        }
+        let fetches = batch
+            .ranges
+            .into_iter()
+            .map(|(part, range)| self.fetch(part, range));
+        let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
+        while let Some((part, at, stored)) = fetched.try_next().await? {
+            counter.wire(stored.len() as u64);
+            if to.send(Supply::Stored(part, at, stored)).await.is_err() {
+                return Ok(());
             }
         }
         Ok(())

@@ -1,16 +1,15 @@
 //! Reading a slot back from the device, past everything that only remembers what was written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 
 use drydock_images::{Digest, Hasher};
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
+use super::ahead::{Ahead, pieces};
 use crate::disk::{DiskError, GptBootControl, PartitionReader, SlotName};
 use crate::state::SlotRecord;
-
-/// Read at a time; a cancellation is seen between two of them.
-const PIECE_BYTES: usize = 4 << 20;
 
 /// The digest of the first `n` bytes of a partition for each `n` in `sizes`, in one pass. None is longer
 /// than the partition (that is an I/O error here). `advance` is told of every piece.
@@ -25,24 +24,23 @@ pub(super) fn digests_at(
 ) -> Result<BTreeMap<u64, Digest>, StageError> {
     let mut digests = BTreeMap::new();
     let mut hasher = Hasher::new();
-    let mut buffer = vec![0; PIECE_BYTES];
-    let mut at = 0;
-    for size in sizes {
-        while at < *size {
-            if cancel.is_cancelled() {
-                return Err(StageError::Cancelled);
+    // From each size to the next one, so that none of them lies inside of a piece.
+    let from = std::iter::once(0).chain(sizes.iter().copied());
+    let places = from.zip(sizes).flat_map(|(from, to)| pieces(from..*to)).map(Ok);
+    thread::scope(|scope| {
+        let mut ahead = Ahead::start(scope, reader.clone(), places);
+        for size in sizes {
+            while hasher.length_bytes() < *size && ahead.advance()? {
+                if cancel.is_cancelled() {
+                    return Err(StageError::Cancelled);
+                }
+                hasher.update(ahead.bytes());
+                advance(ahead.bytes().len() as u64);
             }
-            // At most PIECE_BYTES, so it fits.
-            let len = (*size - at).min(PIECE_BYTES as u64) as usize;
-            let piece = &mut buffer[..len];
-            reader.read_past_cache(at, piece)?;
-            hasher.update(piece);
-            at += len as u64;
-            advance(len as u64);
+            digests.insert(*size, hasher.clone().finish());
         }
-        digests.insert(*size, hasher.clone().finish());
-    }
-    Ok(digests)
+        Ok(digests)
+    })
 }
 
 /// Compares every byte of a slot, read from the device, with its record: after staging, and again after

@@ -24,7 +24,7 @@ use crate::disk::{BootControl, GptBootControl, SlotName, SlotWriter};
 use crate::state::{Hints, SlotRecord, SlotRecords, StateDir, StateLock};
 
 /// Ranges that wait for the assembly, beside those that are being fetched.
-const SUPPLY_AHEAD: usize = 2;
+const SUPPLY_AHEAD: usize = 1;
 
 /// What is done at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
