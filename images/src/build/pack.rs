@@ -1,9 +1,11 @@
-//! One artifact into its pack and its index. One thread reads, cuts and hashes; the others compress; the
-//! last writes frames in the order of the image, so the same image gives the same bytes.
+//! One artifact into its pack and its index. One thread reads, cuts and hashes; the others compress, a list
+//! of chunks at a time; the last writes frames in the order of the image, so the same image gives the same
+//! bytes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -14,7 +16,7 @@ use zstd::zstd_safe;
 use super::{ArtifactSource, BuildStats, write};
 use crate::chunk::{
     Chunk, ChunkId, ChunkList, Cuts, FRONT_BYTES, Frame, IndexBuilder, ListCutter, MAX_ARTIFACT_BYTES, Page,
-    Part, Window, chunk_reader, encode_frame,
+    Part, chunk_reader, encode_frame,
 };
 use crate::digest::{Digest, Hasher};
 use crate::error::ReleaseError;
@@ -27,8 +29,8 @@ use crate::release::Known;
 const FRAME_CONTENT_BYTES: usize = 32 * 1024;
 /// How far a frame refers back: what the bytes before it teach costs a reader nothing, they are there.
 const WINDOW_BYTES: u32 = 128 * 1024;
-/// Frames that wait for each worker.
-const WAITING_PER_WORKER: usize = 4;
+/// Lists that wait for each worker.
+const WAITING_PER_WORKER: usize = 2;
 
 /// Where a release is made, and how.
 pub(super) struct Packing<'a> {
@@ -42,13 +44,17 @@ pub(super) struct Packing<'a> {
 /// The parts of a pack while they are written.
 type Parts = [BufWriter<File>; 2];
 
-/// A frame to be compressed.
+/// The frames of a list, to be compressed.
 struct Job {
     place: usize,
-    part: Part,
-    content: Vec<u8>,
-    before: Vec<u8>,
+    /// Where the content of each is in `bytes`.
+    frames: Vec<(Part, Range<usize>)>,
+    /// What stands in the image before the list, as far as a frame refers back, and the list.
+    bytes: Vec<u8>,
 }
+
+/// A job that was done: its place, and its frames.
+type Done = (usize, std::io::Result<Vec<(Part, Vec<u8>)>>);
 
 /// A frame that was written.
 struct Stored {
@@ -154,15 +160,15 @@ impl Packing<'_> {
         let workers = thread::available_parallelism().map_or(2, usize::from);
         let (to_workers, jobs) = mpsc::sync_channel::<Job>(WAITING_PER_WORKER * workers);
         let jobs = Mutex::new(jobs);
-        let (to_writer, frames) = mpsc::sync_channel(WAITING_PER_WORKER * workers);
+        let (to_writer, lists) = mpsc::sync_channel(WAITING_PER_WORKER * workers);
         thread::scope(|scope| {
             let jobs = &jobs;
             for _ in 0..workers {
                 let to_writer = to_writer.clone();
-                scope.spawn(move || compress_frames(jobs, &to_writer, self.level));
+                scope.spawn(move || compress_lists(jobs, &to_writer, self.level));
             }
             drop(to_writer);
-            let writer = scope.spawn(move || write_frames(&frames, pack, pack_path));
+            let writer = scope.spawn(move || write_frames(&lists, pack, pack_path));
             let read = self.read(source, &to_workers);
             // Workers end with their jobs, and the writer with the workers.
             drop(to_workers);
@@ -220,13 +226,13 @@ struct Framing<'a> {
     to_workers: &'a mpsc::SyncSender<Job>,
     known: &'a Known,
     lists: ListCutter,
-    window: Window,
     cut: Cut,
-    /// Frames of the list that is not complete yet.
+    /// Of the list that is not complete yet, its frames and its bytes, behind those before it.
     planned: Vec<Planned>,
-    /// The frame that is not closed yet, and what is before it.
-    content: Vec<u8>,
-    before: Vec<u8>,
+    frames: Vec<(Part, Range<usize>)>,
+    bytes: Vec<u8>,
+    /// The frame that is not closed yet: where it begins in `bytes`, and its chunks.
+    frame_at: usize,
     part: Part,
     chunks: u16,
     /// Chunks of the list so far.
@@ -239,17 +245,17 @@ impl<'a> Framing<'a> {
         Self {
             to_workers,
             known,
-            part: Part::Front,
             lists: ListCutter::default(),
-            window: Window::new(WINDOW_BYTES),
             cut: Cut {
                 cuts,
                 lists: Vec::new(),
                 zero_bytes: 0,
             },
             planned: Vec::new(),
-            content: Vec::new(),
-            before: Vec::new(),
+            frames: Vec::new(),
+            bytes: Vec::new(),
+            frame_at: 0,
+            part: Part::Front,
             chunks: 0,
             in_list: 0,
             places: 0,
@@ -259,53 +265,65 @@ impl<'a> Framing<'a> {
     fn push(&mut self, data: &[u8]) -> Result<(), ReleaseError> {
         let chunk = Chunk::of(data);
         let Chunk { length, id } = chunk;
-        let too_long = self.content.len() + data.len() > crate::chunk::MAX_FRAME_CONTENT_BYTES as usize;
+        let too_long = self.content_bytes() + data.len() > crate::chunk::MAX_FRAME_CONTENT_BYTES as usize;
         let part = if self.known.chunks.contains(&id) {
             Part::Rest
         } else {
             Part::Front
         };
         if id == ChunkId::ZEROS || too_long || part != self.part {
-            self.close_frame()?;
+            self.close_frame();
         }
         if id == ChunkId::ZEROS {
             self.cut.zero_bytes += u64::from(length);
+            self.frame_at += data.len();
         } else {
-            if self.content.is_empty() {
-                self.before.clear();
-                self.before.extend_from_slice(self.window.last());
-            }
-            self.content.extend_from_slice(data);
             self.part = part;
             self.chunks += 1;
         }
         self.in_list += 1;
-        self.window.push(data);
-        if self.content.len() >= FRAME_CONTENT_BYTES {
-            self.close_frame()?;
+        self.bytes.extend_from_slice(data);
+        if self.content_bytes() >= FRAME_CONTENT_BYTES {
+            self.close_frame();
         }
-        if let Some(list) = self.lists.push(chunk) {
-            self.close_list(list)?;
+        match self.lists.push(chunk) {
+            Some(list) => self.close_list(list),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn close_frame(&mut self) -> Result<(), ReleaseError> {
-        if self.content.is_empty() {
-            return Ok(());
+    /// Of the frame that is not closed yet.
+    fn content_bytes(&self) -> usize {
+        self.bytes.len().saturating_sub(self.frame_at)
+    }
+
+    fn close_frame(&mut self) {
+        if self.chunks == 0 {
+            return;
         }
         self.planned.push(Planned {
             part: self.part,
             first_chunk: self.in_list - self.chunks,
             chunks: self.chunks,
-            content_bytes: self.content.len() as u32,
+            content_bytes: self.content_bytes() as u32,
         });
+        self.frames.push((self.part, self.frame_at..self.bytes.len()));
+        self.frame_at = self.bytes.len();
         self.chunks = 0;
+    }
+
+    fn close_list(&mut self, list: ChunkList) -> Result<(), ReleaseError> {
+        self.close_frame();
+        self.cut.lists.push((list, std::mem::take(&mut self.planned)));
+        self.in_list = 0;
+        let before = &self.bytes[self.bytes.len().saturating_sub(WINDOW_BYTES as usize)..];
+        let mut next = Vec::with_capacity(self.bytes.len());
+        next.extend_from_slice(before);
+        self.frame_at = next.len();
         let job = Job {
             place: self.places,
-            part: self.part,
-            content: std::mem::take(&mut self.content),
-            before: std::mem::take(&mut self.before),
+            frames: std::mem::take(&mut self.frames),
+            bytes: std::mem::replace(&mut self.bytes, next),
         };
         self.places += 1;
         self.to_workers
@@ -313,17 +331,8 @@ impl<'a> Framing<'a> {
             .map_err(|_| ReleaseError::Request("the compressing threads stopped".to_owned()))
     }
 
-    fn close_list(&mut self, list: ChunkList) -> Result<(), ReleaseError> {
-        self.close_frame()?;
-        self.cut.lists.push((list, std::mem::take(&mut self.planned)));
-        self.in_list = 0;
-        Ok(())
-    }
-
     fn finish(mut self) -> Result<Cut, ReleaseError> {
-        let last = std::mem::take(&mut self.lists).finish();
-        self.close_frame()?;
-        if let Some(list) = last {
+        if let Some(list) = std::mem::take(&mut self.lists).finish() {
             self.close_list(list)?;
         }
         Ok(self.cut)
@@ -332,44 +341,47 @@ impl<'a> Framing<'a> {
 
 /// Compresses until there are no more jobs. When nobody wants the frames any more it only empties the
 /// queue, so that the reader never waits for a worker that has stopped.
-fn compress_frames(
-    jobs: &Mutex<mpsc::Receiver<Job>>,
-    to_writer: &mpsc::SyncSender<(usize, Part, std::io::Result<Vec<u8>>)>,
-    level: i32,
-) {
-    let mut context = zstd_safe::CCtx::create();
+fn compress_lists(jobs: &Mutex<mpsc::Receiver<Job>>, to_writer: &mpsc::SyncSender<Done>, level: i32) {
     let mut wanted = true;
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         if wanted {
-            let frame = encode_frame(&mut context, &job.content, &job.before, level);
-            wanted = to_writer.send((job.place, job.part, frame)).is_ok();
+            let mut context = zstd_safe::CCtx::create();
+            let frames = job.frames.iter().map(|(part, at)| {
+                let before = &job.bytes[at.start.saturating_sub(WINDOW_BYTES as usize)..at.start];
+                let frame = encode_frame(&mut context, &job.bytes[at.clone()], before, level)?;
+                Ok((*part, frame))
+            });
+            wanted = to_writer.send((job.place, frames.collect())).is_ok();
         }
     }
 }
 
-/// Writes frames in their order. Those that came too early wait; they are about as many as there are
-/// workers, because all frames are about as long.
+/// Writes frames in their order. Lists that came too early wait; they are about as many as there are
+/// workers, because all are about as long.
 fn write_frames(
-    frames: &mpsc::Receiver<(usize, Part, std::io::Result<Vec<u8>>)>,
+    lists: &mpsc::Receiver<Done>,
     mut pack: Parts,
     path: &Path,
 ) -> Result<(Vec<Stored>, Parts), ReleaseError> {
     let mut early = BTreeMap::new();
-    let mut stored = Vec::new();
-    for (place, part, frame) in frames {
-        let frame = frame.map_err(ReleaseError::io("compress into", path))?;
-        early.insert(place, (part, frame));
-        while let Some((part, frame)) = early.remove(&stored.len()) {
-            pack[part as usize]
-                .write_all(&frame)
-                .map_err(ReleaseError::io("write", path))?;
-            stored.push(Stored {
-                // At most MAX_FRAME_BYTES, which a page is checked for.
-                bytes: frame.len() as u32,
-                digest: Digest::of(&frame),
-            });
+    let (mut next, mut stored) = (0, Vec::new());
+    for (place, frames) in lists {
+        let frames = frames.map_err(ReleaseError::io("compress into", path))?;
+        early.insert(place, frames);
+        while let Some(frames) = early.remove(&next) {
+            next += 1;
+            for (part, frame) in frames {
+                pack[part as usize]
+                    .write_all(&frame)
+                    .map_err(ReleaseError::io("write", path))?;
+                stored.push(Stored {
+                    // At most MAX_FRAME_BYTES, which a page is checked for.
+                    bytes: frame.len() as u32,
+                    digest: Digest::of(&frame),
+                });
+            }
         }
     }
     Ok((stored, pack))

@@ -1,7 +1,7 @@
 //! A stored frame: exactly one zstd frame with its content size, which may refer back to the bytes of the
 //! image before it. Its SHA-256 is compared before anything of it is decoded.
 
-use zstd::zstd_safe;
+use zstd::zstd_safe::{self, CParameter};
 
 use super::id::ChunkId;
 use super::page::Frame;
@@ -71,21 +71,36 @@ fn referable(before: &[u8]) -> &[u8] {
     }
 }
 
+/// How many positions the writer looks back through, as a power of two: what a frame and the bytes before it
+/// have. zstd would take four times as many, and clear them all for each frame.
+const HASH_LOG: u32 = 17;
+/// The levels that look through such a table.
+const HASHING_LEVELS: std::ops::RangeInclusive<i32> = 5..=10;
+
 /// Packs `content`, which stands in the image right after `before`. The same bytes, level and zstd version
 /// give the same frame; which level was used does not matter to a reader.
 ///
 /// # Errors
 /// What zstd reports.
-pub fn encode_frame(
-    context: &mut zstd_safe::CCtx<'_>,
+pub fn encode_frame<'a>(
+    context: &mut zstd_safe::CCtx<'a>,
     content: &[u8],
-    before: &[u8],
+    before: &'a [u8],
     level: i32,
 ) -> std::io::Result<Vec<u8>> {
     let mut stored = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
-    context
-        .compress_using_dict(&mut stored, content, referable(before), level)
-        .map_err(|code| std::io::Error::other(zstd_safe::get_error_name(code)))?;
+    // Zero is zstd's own choice.
+    let hash_log = if HASHING_LEVELS.contains(&level) {
+        HASH_LOG
+    } else {
+        0
+    };
+    let packed = context
+        .set_parameter(CParameter::CompressionLevel(level))
+        .and_then(|_| context.set_parameter(CParameter::HashLog(hash_log)))
+        .and_then(|_| context.ref_prefix(referable(before)))
+        .and_then(|_| context.compress2(&mut stored, content));
+    packed.map_err(|code| std::io::Error::other(zstd_safe::get_error_name(code)))?;
     Ok(stored)
 }
 

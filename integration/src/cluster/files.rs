@@ -11,11 +11,15 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use axum::response::{IntoResponse as _, Response};
+use axum::serve::ListenerExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::io::ReaderStream;
 use url::Url;
+
+/// Read from a file at a time: with less, this server is what limits a node.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// What was asked for, and what was sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,6 +66,12 @@ impl FileServer {
         });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let url = format!("http://{}/", listener.local_addr()?);
+        // As web servers do: without it the end of an answer waits for the node's delayed acknowledgement.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::warn!(%error, "a connection of the file server may be slow");
+            }
+        });
         let url = url.parse().map_err(std::io::Error::other)?;
         let app = Router::new().fallback(send).with_state(shelf.clone());
         let task = tokio::spawn(async move {
@@ -134,7 +144,10 @@ async fn open(path: &Path, range: Option<&str>) -> std::io::Result<(Response, u6
         .and_then(bounds)
         .map(|(first, last)| first..last.min(whole.saturating_sub(1)) + 1);
     let Some(wanted) = wanted else {
-        return Ok((Body::from_stream(ReaderStream::new(file)).into_response(), whole));
+        return Ok((
+            Body::from_stream(ReaderStream::with_capacity(file, PIECE_BYTES)).into_response(),
+            whole,
+        ));
     };
     if wanted.is_empty() {
         let of = [(CONTENT_RANGE, format!("bytes */{whole}"))];
@@ -149,7 +162,7 @@ async fn open(path: &Path, range: Option<&str>) -> std::io::Result<(Response, u6
         ),
         (CONTENT_LENGTH, bytes.to_string()),
     ];
-    let body = Body::from_stream(ReaderStream::new(file.take(bytes)));
+    let body = Body::from_stream(ReaderStream::with_capacity(file.take(bytes), PIECE_BYTES));
     Ok(((StatusCode::PARTIAL_CONTENT, of, body).into_response(), bytes))
 }
 
