@@ -104,6 +104,24 @@ pub fn encode_frame<'a>(
     Ok(stored)
 }
 
+/// As [`encode_frame`], for content and bytes before it that are longer than those of a page's frames: zstd
+/// chooses its tables.
+///
+/// # Errors
+/// What zstd reports.
+pub(crate) fn encode_large_frame(
+    context: &mut zstd_safe::CCtx<'_>,
+    content: &[u8],
+    before: &[u8],
+    level: i32,
+) -> std::io::Result<Vec<u8>> {
+    let mut stored = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
+    context
+        .compress_using_dict(&mut stored, content, referable(before), level)
+        .map_err(|code| std::io::Error::other(zstd_safe::get_error_name(code)))?;
+    Ok(stored)
+}
+
 /// Unpacks frames.
 pub struct Decoder {
     context: zstd_safe::DCtx<'static>,

@@ -12,11 +12,12 @@ use super::MAX_REFERENCE_BYTES;
 use super::head::{Reference, Segment, SegmentFrame, SegmentId, Source};
 use super::segment::SegmentDecoder;
 use super::similar::Anchors;
-use crate::chunk::{Chunk, ChunkId, encode_frame};
+use crate::chunk::frame::encode_large_frame;
+use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 
 /// The old image is referred to in pieces of so many bytes, where something like the new stands in them, ...
-const LIKE_BYTES: u64 = 16 * 1024;
+const LIKE_BYTES: u64 = 128 * 1024;
 /// ... with so many before and behind.
 const AROUND_BYTES: u64 = 4 * 1024;
 /// Of the places of a chunk so many are looked at for the best.
@@ -166,7 +167,7 @@ impl Old {
         }
         let references = self.references(content, &compared);
         let ground = read(&self.file, &references)?;
-        let stored = encode_frame(context, content, &ground, level)?;
+        let stored = encode_large_frame(context, content, &ground, level)?;
         let frame = SegmentFrame {
             // At most MAX_STORED_BYTES, which a head is checked for, as it is for the segment's length.
             stored_bytes: stored.len() as u32,

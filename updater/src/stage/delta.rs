@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver as Reads, SyncSender, sync_channel};
 use std::thread;
 
 use bytes::Bytes;
 use drydock_images::chunk::{FrameError, Part};
 use drydock_images::delta::{
-    DeltaArtifact, DeltaHead, Segment, SegmentDecoder, SegmentError, SegmentFrame, SegmentId, Source,
+    DeltaArtifact, DeltaHead, Reference, Segment, SegmentDecoder, SegmentError, SegmentFrame, SegmentId,
+    Source,
 };
 use drydock_images::{Artifact, Repository};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -21,16 +21,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::StageError;
+use super::ahead::{Ahead, PIECE_BYTES, pieces};
 use super::drain::{Drain, Put};
 use super::plan::Ranges;
 use super::seed::Seed;
 use super::write::Counter;
+use crate::disk::PartitionReader;
 
 /// After so many frames in a row that do not stand in the target no more are looked for: a staging that was
 /// cut off left those from the first on.
 const MISSES_UNTIL_NONE: u32 = 4;
-/// Segments whose old content waits to be used.
-const READ_AHEAD: usize = 1;
+/// What a frame does not refer to is read too where that saves a read, in bytes.
+const GAP_BYTES: u64 = 64 * 1024;
 
 /// Where a delta is fetched from.
 #[derive(Clone)]
@@ -141,90 +143,51 @@ fn segments(head: &DeltaHead) -> impl Iterator<Item = (u64, u32, &Segment)> {
     })
 }
 
-/// What a segment is made out of, as the running slot has it; None where it cannot be read.
-type Old = Option<Vec<u8>>;
+/// The bytes of the running slot that a segment is made out of, in pieces that fit a buffer.
+fn wanted(segment: &Segment, bytes: u32) -> impl Iterator<Item = Range<u64>> {
+    let copied;
+    let references = match &segment.source {
+        Source::Copy { at } => {
+            copied = [Reference { at: *at, bytes }];
+            &copied[..]
+        }
+        Source::Frame(frame) => &frame.references[..],
+    };
+    let ranges = references
+        .iter()
+        .map(|range| range.at..range.at + u64::from(range.bytes));
+    ranges.collect::<Vec<_>>().into_iter().flat_map(pieces)
+}
+
+/// What is read for that at a time: neighbours together.
+fn reads(head: &DeltaHead, plan: &DeltaPlan) -> Vec<Range<u64>> {
+    let mut reads = Vec::new();
+    for (place, (_, bytes, segment)) in segments(head).enumerate() {
+        if plan.stands[place] {
+            continue;
+        }
+        let mut begun: Option<Range<u64>> = None;
+        for piece in wanted(segment, bytes) {
+            match &mut begun {
+                Some(read)
+                    if (read.end..=read.end + GAP_BYTES).contains(&piece.start)
+                        && piece.end - read.start <= PIECE_BYTES as u64 =>
+                {
+                    read.end = piece.end;
+                }
+                _ => reads.extend(begun.replace(piece)),
+            }
+        }
+        reads.extend(begun);
+    }
+    reads
+}
 
 /// Puts an artifact together. See the module.
 pub(super) struct DeltaAssembly<'a> {
-    pub of: &'a DeltaSupplier,
-    pub plan: &'a DeltaPlan,
-    pub running: Seed,
-    /// What stands in the target while it is not overwritten yet.
-    pub target: Seed,
-    pub runtime: Handle,
-    pub supply: Receiver<Fetched>,
-    pub counter: &'a Counter,
-    pub cancel: &'a CancellationToken,
-}
-
-impl DeltaAssembly<'_> {
-    /// Puts the whole artifact, or as much as fits. Blocks.
-    ///
-    /// # Errors
-    /// What was fetched is not what was signed; the supply ended early; a cancellation; what the drain says.
-    pub(super) fn run(self, drain: &mut Drain) -> Result<Fit, StageError> {
-        let (to, reads) = sync_channel(READ_AHEAD);
-        let (give_back, spare) = sync_channel(READ_AHEAD + 2);
-        let Self {
-            of, plan, running, ..
-        } = self;
-        let putting = Putting {
-            of,
-            plan,
-            target: self.target,
-            runtime: self.runtime,
-            supply: self.supply,
-            counter: self.counter,
-            cancel: self.cancel,
-            stored: (0, Bytes::new()),
-            decoder: SegmentDecoder::default(),
-        };
-        thread::scope(|scope| {
-            let reading = scope.spawn(move || read_ahead(&of.head, plan, running, &to, &spare));
-            let done = putting.run(&reads, &give_back, drain);
-            // The reader ends when nobody takes what it reads.
-            drop((reads, give_back));
-            match reading.join() {
-                Ok(()) => done,
-                Err(_) => Err(StageError::Stopped("the reading thread panicked".to_owned())),
-            }
-        })
-    }
-}
-
-/// Reads what segments are made out of, in their order.
-fn read_ahead(
-    head: &DeltaHead,
-    plan: &DeltaPlan,
-    mut running: Seed,
-    to: &SyncSender<Old>,
-    spare: &Reads<Vec<u8>>,
-) {
-    for (place, (_, bytes, segment)) in segments(head).enumerate() {
-        let mut old = spare.try_recv().unwrap_or_default();
-        old.clear();
-        let mut read = |at: u64, bytes: u32| match running.read(at, bytes as usize) {
-            Ok(Some(found)) => {
-                old.extend_from_slice(found);
-                true
-            }
-            // A running slot that cannot be read only means that more is fetched.
-            Ok(None) | Err(_) => false,
-        };
-        let all = match &segment.source {
-            Source::Copy { at } => read(*at, bytes),
-            Source::Frame(_) if plan.stands[place] => true,
-            Source::Frame(frame) => frame.references.iter().all(|range| read(range.at, range.bytes)),
-        };
-        if to.send(all.then_some(old)).is_err() {
-            return;
-        }
-    }
-}
-
-struct Putting<'a> {
     of: &'a DeltaSupplier,
     plan: &'a DeltaPlan,
+    /// What stands in the target while it is not overwritten yet.
     target: Seed,
     runtime: Handle,
     supply: Receiver<Fetched>,
@@ -233,57 +196,98 @@ struct Putting<'a> {
     /// Of the supply, what is not used up: where it begins, and the bytes.
     stored: Fetched,
     decoder: SegmentDecoder,
+    /// What a frame refers to.
+    ground: Vec<u8>,
 }
 
-impl Putting<'_> {
-    fn run(
-        mut self,
-        reads: &Reads<Old>,
-        give_back: &SyncSender<Vec<u8>>,
-        drain: &mut Drain,
-    ) -> Result<Fit, StageError> {
+impl<'a> DeltaAssembly<'a> {
+    pub(super) fn new(
+        (of, plan): (&'a DeltaSupplier, &'a DeltaPlan),
+        target: Seed,
+        (runtime, supply): (Handle, Receiver<Fetched>),
+        (counter, cancel): (&'a Counter, &'a CancellationToken),
+    ) -> Self {
+        Self {
+            of,
+            plan,
+            target,
+            runtime,
+            supply,
+            counter,
+            cancel,
+            stored: (0, Bytes::new()),
+            decoder: SegmentDecoder::default(),
+            ground: Vec::new(),
+        }
+    }
+
+    /// Puts the whole artifact out of the running slot, or as much as fits. Blocks.
+    ///
+    /// # Errors
+    /// The supply ended early; a cancellation; what the drain says.
+    pub(super) fn run(self, running: PartitionReader, drain: &mut Drain) -> Result<Fit, StageError> {
+        let reads = reads(&self.of.head, self.plan);
+        thread::scope(|scope| {
+            let ahead = Ahead::start(scope, running, reads.into_iter().map(Ok));
+            self.put_all(ahead, drain)
+        })
+    }
+
+    fn put_all(mut self, mut ahead: Ahead, drain: &mut Drain) -> Result<Fit, StageError> {
         let (of, mut stored_at) = (self.of, 0);
         for (place, (at, bytes, segment)) in segments(&of.head).enumerate() {
             if self.cancel.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
-            let Ok(old) = reads.recv() else {
-                return Err(StageError::Stopped("the reading thread ended".to_owned()));
-            };
-            let Some(old) = old else {
-                return Ok(of.unfit(&"the running slot cannot be read"));
-            };
             let fit = match &segment.source {
-                Source::Copy { .. } => self.copy(segment.id, &old, drain)?,
+                Source::Copy { .. } => self.copy(segment, bytes, &mut ahead, drain)?,
                 Source::Frame(frame) => {
                     let begin = stored_at;
                     stored_at += u64::from(frame.stored_bytes);
-                    let stands = self.plan.stands[place];
-                    if stands && self.put_standing(at, bytes, segment.id, drain)? {
-                        Fit::Whole
-                    } else if stands {
-                        of.unfit(&"what stood in the target does not any more")
+                    if self.plan.stands[place] {
+                        self.put_standing(at, bytes, segment.id, drain)?
+                    } else if self.read_ground(segment, bytes, &mut ahead) {
+                        self.frame(begin, (segment.id, bytes), frame, drain)?
                     } else {
-                        self.frame(begin, (segment.id, bytes), frame, &old, drain)?
+                        of.unfit(&"the running slot cannot be read")
                     }
                 }
             };
             if fit != Fit::Whole {
                 return Ok(fit);
             }
-            // A reader that has ended needs none.
-            let _ = give_back.try_send(old);
         }
         Ok(Fit::Whole)
     }
 
-    fn copy(&mut self, wanted: SegmentId, old: &[u8], drain: &mut Drain) -> Result<Fit, StageError> {
-        if SegmentId::of(old) != wanted {
-            return Ok(self.of.unfit(&SegmentError::Other { wanted }));
+    fn copy(
+        &mut self,
+        segment: &Segment,
+        bytes: u32,
+        ahead: &mut Ahead,
+        drain: &mut Drain,
+    ) -> Result<Fit, StageError> {
+        // A segment fits a buffer, so it is one piece.
+        let Some(old) = wanted(segment, bytes).next().and_then(|piece| next(ahead, piece)) else {
+            return Ok(self.of.unfit(&"the running slot cannot be read"));
+        };
+        if SegmentId::of(old) != segment.id {
+            return Ok(self.of.unfit(&SegmentError::Other { wanted: segment.id }));
         }
         drain.put(old, Put::Fresh)?;
-        self.counter.reused(old.len() as u64);
+        self.counter.reused(u64::from(bytes));
         Ok(Fit::Whole)
+    }
+
+    fn read_ground(&mut self, segment: &Segment, bytes: u32, ahead: &mut Ahead) -> bool {
+        self.ground.clear();
+        wanted(segment, bytes).all(|piece| match next(ahead, piece) {
+            Some(old) => {
+                self.ground.extend_from_slice(old);
+                true
+            }
+            None => false,
+        })
     }
 
     fn put_standing(
@@ -292,16 +296,15 @@ impl Putting<'_> {
         bytes: u32,
         wanted: SegmentId,
         drain: &mut Drain,
-    ) -> Result<bool, StageError> {
-        let Ok(Some(found)) = self.target.read(at, bytes as usize) else {
-            return Ok(false);
-        };
-        if SegmentId::of(found) != wanted {
-            return Ok(false);
+    ) -> Result<Fit, StageError> {
+        match self.target.read(at, bytes as usize) {
+            Ok(Some(found)) if SegmentId::of(found) == wanted => {
+                drain.put(found, Put::Standing)?;
+                self.counter.reused(u64::from(bytes));
+                Ok(Fit::Whole)
+            }
+            Ok(_) | Err(_) => Ok(self.of.unfit(&"what stood in the target does not any more")),
         }
-        drain.put(found, Put::Standing)?;
-        self.counter.reused(u64::from(bytes));
-        Ok(true)
     }
 
     fn frame(
@@ -309,10 +312,10 @@ impl Putting<'_> {
         begin: u64,
         (wanted, bytes): (SegmentId, u32),
         frame: &SegmentFrame,
-        old: &[u8],
         drain: &mut Drain,
     ) -> Result<Fit, StageError> {
         let stored = self.supplied(begin, frame)?;
+        let old = &self.ground;
         let decoded = match self.decoder.decode(wanted, bytes, frame, &stored, old) {
             // Another mirror may have it as it was signed.
             Err(SegmentError::Frame(FrameError::Digest { .. })) => {
@@ -354,4 +357,15 @@ impl Putting<'_> {
             })?;
         }
     }
+}
+
+/// The bytes of a piece, which are among those read last or next; None where they cannot be read.
+fn next(ahead: &mut Ahead, piece: Range<u64>) -> Option<&[u8]> {
+    // A piece is no longer than a buffer.
+    let len = (piece.end - piece.start) as usize;
+    if ahead.get(piece.start, len).is_none() {
+        // A running slot that cannot be read only means that more is fetched.
+        ahead.advance().ok()?;
+    }
+    ahead.get(piece.start, len)
 }

@@ -431,19 +431,13 @@ impl Work {
             counter: &self.counter,
             cancel: &self.cancel,
         };
-        let assembly = DeltaAssembly {
-            of,
-            plan,
-            running: self.running.seed(&of.artifact.name)?.0,
-            target: Seed::new(writer.reader(name)?.clone(), of.head.size),
-            runtime,
-            supply,
-            counter: &self.counter,
-            cancel: &self.cancel,
-        };
+        let running = self.running.seed(&of.artifact.name)?.0.reader();
+        let standing = Seed::new(writer.reader(name)?.clone(), of.head.size);
+        let told = (&*self.counter, &self.cancel);
+        let assembly = DeltaAssembly::new((of, plan), standing, (runtime, supply), told);
         let mut fit = Fit::Whole;
         let found = target.write(|drain| {
-            fit = assembly.run(drain)?;
+            fit = assembly.run(running, drain)?;
             Ok(())
         })?;
         if fit == Fit::Whole {
