@@ -359,13 +359,16 @@ impl<'a> DeltaAssembly<'a> {
     }
 }
 
-/// The bytes of a piece, which are among those read last or next; None where they cannot be read.
+/// The bytes of a piece; None where they cannot be read. Reads are passed over whose pieces were in the one
+/// before them, as where neighbouring segments are made out of the same bytes.
 fn next(ahead: &mut Ahead, piece: Range<u64>) -> Option<&[u8]> {
     // A piece is no longer than a buffer.
     let len = (piece.end - piece.start) as usize;
-    if ahead.get(piece.start, len).is_none() {
+    while ahead.get(piece.start, len).is_none() {
         // A running slot that cannot be read only means that more is fetched.
-        ahead.advance().ok()?;
+        if !ahead.advance().ok()? {
+            return None;
+        }
     }
     ahead.get(piece.start, len)
 }
