@@ -2,14 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::MAX_HEAD_BYTES;
+use super::{MAX_HEAD_BYTES, MAX_STORED_BYTES, SEGMENT_BYTES};
 use crate::channel::Document;
+use crate::chunk::MAX_ARTIFACT_BYTES;
 use crate::digest::Digest;
 use crate::manifest::{IndexRef, MAX_ARTIFACTS};
 use crate::names::ArtifactName;
 
 /// The longest such document, in bytes.
 pub const MAX_DELTA_BYTES: u64 = 64 * 1024;
+
+/// The frames of the longest artifact have at most so many bytes.
+const MAX_FRAMES_BYTES: u64 = MAX_ARTIFACT_BYTES / SEGMENT_BYTES as u64 * MAX_STORED_BYTES as u64;
 
 /// How to get from one release to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +74,9 @@ impl Document for Delta {
             }
             if artifact.head.size > MAX_HEAD_BYTES {
                 return Err(format!("a head of {} bytes", artifact.head.size));
+            }
+            if artifact.frames_bytes > MAX_FRAMES_BYTES {
+                return Err(format!("frames of {} bytes", artifact.frames_bytes));
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Pair deltas: made from published releases, and what a node makes of them.
 
-use drydock_images::delta::{DeltaHead, SegmentDecoder, Source};
+use drydock_images::delta::{DeltaArtifact, DeltaHead, SegmentDecoder, Source};
 use drydock_images::publish::{MadeDelta, delta, withdraw};
 use drydock_images::{Digest, Progress, ReleaseError, Repository};
 
@@ -166,10 +166,15 @@ async fn a_delta_of_other_artifacts_is_refused() {
     repository.delta_head(&artifact, &described).await.unwrap();
     let error = repository.delta_head(&base, &described).await.unwrap_err();
     assert_eq!(error.code(), "Malformed");
-    let mut other = described.clone();
-    other.base_size += 1;
-    let error = repository.delta_head(&artifact, &other).await.unwrap_err();
-    assert_eq!(error.code(), "Malformed");
+    for change in [
+        |of: &mut DeltaArtifact| of.base_size += 1,
+        |of: &mut DeltaArtifact| of.frames_bytes += 1,
+    ] {
+        let mut other = described.clone();
+        change(&mut other);
+        let error = repository.delta_head(&artifact, &other).await.unwrap_err();
+        assert_eq!(error.code(), "Malformed");
+    }
     let path = fixture.repo().join("deltas").join(described.head.digest.hex());
     let mut bytes = std::fs::read(&path).unwrap();
     assert!(DeltaHead::parse(&bytes[..usize::try_from(described.head.size).unwrap()]).is_ok());

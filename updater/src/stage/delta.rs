@@ -21,18 +21,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::StageError;
-use super::ahead::{Ahead, PIECE_BYTES, pieces};
+use super::ahead::pieces;
 use super::drain::{Drain, Put};
-use super::plan::Ranges;
+use super::plan::{Copies, Ranges};
 use super::seed::Seed;
 use super::write::Counter;
-use crate::disk::PartitionReader;
 
 /// After so many frames in a row that do not stand in the target no more are looked for: a staging that was
 /// cut off left those from the first on.
 const MISSES_UNTIL_NONE: u32 = 4;
-/// What a frame does not refer to is read too where that saves a read, in bytes.
-const GAP_BYTES: u64 = 64 * 1024;
 
 /// Where a delta is fetched from.
 #[derive(Clone)]
@@ -61,8 +58,7 @@ impl DeltaSupplier {
         let mut misses = 0;
         let mut stands = Vec::with_capacity(self.head.segments.len());
         let (mut ranges, mut stored_at) = (Ranges::default(), 0);
-        for (place, (at, bytes, segment)) in segments(&self.head).enumerate() {
-            debug_assert_eq!(place, stands.len());
+        for (at, bytes, segment) in segments(&self.head) {
             let Source::Frame(frame) = &segment.source else {
                 stands.push(false);
                 continue;
@@ -159,34 +155,11 @@ fn wanted(segment: &Segment, bytes: u32) -> impl Iterator<Item = Range<u64>> {
     ranges.collect::<Vec<_>>().into_iter().flat_map(pieces)
 }
 
-/// What is read for that at a time: neighbours together.
-fn reads(head: &DeltaHead, plan: &DeltaPlan) -> Vec<Range<u64>> {
-    let mut reads = Vec::new();
-    for (place, (_, bytes, segment)) in segments(head).enumerate() {
-        if plan.stands[place] {
-            continue;
-        }
-        let mut begun: Option<Range<u64>> = None;
-        for piece in wanted(segment, bytes) {
-            match &mut begun {
-                Some(read)
-                    if (read.end..=read.end + GAP_BYTES).contains(&piece.start)
-                        && piece.end - read.start <= PIECE_BYTES as u64 =>
-                {
-                    read.end = piece.end;
-                }
-                _ => reads.extend(begun.replace(piece)),
-            }
-        }
-        reads.extend(begun);
-    }
-    reads
-}
-
 /// Puts an artifact together. See the module.
 pub(super) struct DeltaAssembly<'a> {
     of: &'a DeltaSupplier,
     plan: &'a DeltaPlan,
+    running: Seed,
     /// What stands in the target while it is not overwritten yet.
     target: Seed,
     runtime: Handle,
@@ -203,13 +176,14 @@ pub(super) struct DeltaAssembly<'a> {
 impl<'a> DeltaAssembly<'a> {
     pub(super) fn new(
         (of, plan): (&'a DeltaSupplier, &'a DeltaPlan),
-        target: Seed,
+        (running, target): (Seed, Seed),
         (runtime, supply): (Handle, Receiver<Fetched>),
         (counter, cancel): (&'a Counter, &'a CancellationToken),
     ) -> Self {
         Self {
             of,
             plan,
+            running,
             target,
             runtime,
             supply,
@@ -225,28 +199,34 @@ impl<'a> DeltaAssembly<'a> {
     ///
     /// # Errors
     /// The supply ended early; a cancellation; what the drain says.
-    pub(super) fn run(self, running: PartitionReader, drain: &mut Drain) -> Result<Fit, StageError> {
-        let reads = reads(&self.of.head, self.plan);
-        thread::scope(|scope| {
-            let ahead = Ahead::start(scope, running, reads.into_iter().map(Ok));
-            self.put_all(ahead, drain)
+    pub(super) fn run(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
+        let mut copies = Copies::default();
+        for (place, (_, bytes, segment)) in segments(&self.of.head).enumerate() {
+            if !self.plan.stands[place] {
+                wanted(segment, bytes).for_each(|piece| copies.push(piece));
+            }
+        }
+        thread::scope(move |scope| {
+            self.running.read_ahead(scope);
+            self.running.foresee(copies.in_order());
+            self.put_all(drain)
         })
     }
 
-    fn put_all(mut self, mut ahead: Ahead, drain: &mut Drain) -> Result<Fit, StageError> {
+    fn put_all(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
         let (of, mut stored_at) = (self.of, 0);
         for (place, (at, bytes, segment)) in segments(&of.head).enumerate() {
             if self.cancel.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
             let fit = match &segment.source {
-                Source::Copy { .. } => self.copy(segment, bytes, &mut ahead, drain)?,
+                Source::Copy { at } => self.copy(*at, (segment.id, bytes), drain)?,
                 Source::Frame(frame) => {
                     let begin = stored_at;
                     stored_at += u64::from(frame.stored_bytes);
                     if self.plan.stands[place] {
                         self.put_standing(at, bytes, segment.id, drain)?
-                    } else if self.read_ground(segment, bytes, &mut ahead) {
+                    } else if self.read_ground(segment, bytes) {
                         self.frame(begin, (segment.id, bytes), frame, drain)?
                     } else {
                         of.unfit(&"the running slot cannot be read")
@@ -262,31 +242,33 @@ impl<'a> DeltaAssembly<'a> {
 
     fn copy(
         &mut self,
-        segment: &Segment,
-        bytes: u32,
-        ahead: &mut Ahead,
+        at: u64,
+        (wanted, bytes): (SegmentId, u32),
         drain: &mut Drain,
     ) -> Result<Fit, StageError> {
-        // A segment fits a buffer, so it is one piece.
-        let Some(old) = wanted(segment, bytes).next().and_then(|piece| next(ahead, piece)) else {
+        // A running slot that cannot be read only means that more is fetched.
+        let Ok(Some(old)) = self.running.read(at, bytes as usize) else {
             return Ok(self.of.unfit(&"the running slot cannot be read"));
         };
-        if SegmentId::of(old) != segment.id {
-            return Ok(self.of.unfit(&SegmentError::Other { wanted: segment.id }));
+        if SegmentId::of(old) != wanted {
+            return Ok(self.of.unfit(&SegmentError::Other { wanted }));
         }
         drain.put(old, Put::Fresh)?;
         self.counter.reused(u64::from(bytes));
         Ok(Fit::Whole)
     }
 
-    fn read_ground(&mut self, segment: &Segment, bytes: u32, ahead: &mut Ahead) -> bool {
+    fn read_ground(&mut self, segment: &Segment, bytes: u32) -> bool {
         self.ground.clear();
-        wanted(segment, bytes).all(|piece| match next(ahead, piece) {
-            Some(old) => {
-                self.ground.extend_from_slice(old);
-                true
+        wanted(segment, bytes).all(|piece| {
+            // A piece is no longer than a buffer.
+            match self.running.read(piece.start, (piece.end - piece.start) as usize) {
+                Ok(Some(old)) => {
+                    self.ground.extend_from_slice(old);
+                    true
+                }
+                Ok(None) | Err(_) => false,
             }
-            None => false,
         })
     }
 
@@ -357,18 +339,4 @@ impl<'a> DeltaAssembly<'a> {
             })?;
         }
     }
-}
-
-/// The bytes of a piece; None where they cannot be read. Reads are passed over whose pieces were in the one
-/// before them, as where neighbouring segments are made out of the same bytes.
-fn next(ahead: &mut Ahead, piece: Range<u64>) -> Option<&[u8]> {
-    // A piece is no longer than a buffer.
-    let len = (piece.end - piece.start) as usize;
-    while ahead.get(piece.start, len).is_none() {
-        // A running slot that cannot be read only means that more is fetched.
-        if !ahead.advance().ok()? {
-            return None;
-        }
-    }
-    ahead.get(piece.start, len)
 }

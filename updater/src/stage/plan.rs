@@ -74,29 +74,30 @@ impl Copies {
     /// What a page takes from there.
     pub(super) fn push_page(&mut self, named: &PageRef, plan: &PagePlan, held: &Held) {
         match plan {
-            PagePlan::Copy { from } => self.push(*from, named.image_bytes),
+            PagePlan::Copy { from } => self.push(*from..*from + u64::from(named.image_bytes)),
             PagePlan::Pieces { page, frames } => {
                 let sources = page.frames().iter().zip(frames);
                 for (frame, _) in sources.filter(|(_, source)| **source == Source::Running) {
                     for chunk in chunks_of(page, frame) {
                         let place = held.chunk(&chunk.id).next();
-                        place.into_iter().for_each(|at| self.push(at, chunk.length));
+                        let place = place.map(|at| at..at + u64::from(chunk.length));
+                        place.into_iter().for_each(|place| self.push(place));
                     }
                 }
             }
         }
     }
 
-    fn push(&mut self, at: u64, length: u32) {
-        let end = at + u64::from(length);
+    /// A place behind all others in the order in which they are wanted.
+    pub(super) fn push(&mut self, place: Range<u64>) {
         match self.0.last_mut() {
             Some(last)
-                if (last.start..=last.end + GAP_BYTES).contains(&at)
-                    && end - last.start <= PIECE_BYTES as u64 =>
+                if (last.start..=last.end + GAP_BYTES).contains(&place.start)
+                    && place.end - last.start <= PIECE_BYTES as u64 =>
             {
-                last.end = last.end.max(end);
+                last.end = last.end.max(place.end);
             }
-            _ => self.0.push(at..end),
+            _ => self.0.push(place),
         }
     }
 

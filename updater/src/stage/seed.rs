@@ -91,11 +91,6 @@ impl Seed {
         }
     }
 
-    /// The partition itself.
-    pub(super) fn reader(self) -> PartitionReader {
-        self.reader
-    }
-
     /// The same partition, of which nothing is worth reading.
     pub(super) fn empty(self) -> Self {
         Self {

@@ -273,8 +273,8 @@ async fn write_by_delta(
     let name = supplier.artifact.name.as_str().to_owned();
     let standing = Seed::new(writer.reader(&name)?.clone(), supplier.head.size);
     let planned = supplier.clone();
-    let plan = blocking(move || Ok(planned.plan(standing))).await?;
-    let ranges = plan.ranges.clone();
+    let mut plan = blocking(move || Ok(planned.plan(standing))).await?;
+    let ranges = std::mem::take(&mut plan.ranges);
     let (to, supply) = mpsc::channel(SUPPLY_AHEAD);
     let (working, into, of, runtime) = (work.clone(), writer.clone(), supplier.clone(), Handle::current());
     let writing =
@@ -393,12 +393,7 @@ impl Work {
         supply: mpsc::Receiver<super::assemble::Supply>,
     ) -> Result<(), StageError> {
         let name = of.artifact.name.as_str();
-        let target = Target {
-            writer,
-            artifact: name,
-            counter: &self.counter,
-            cancel: &self.cancel,
-        };
+        let target = self.target(writer, name);
         let (running, _) = self.running.seed(&of.artifact.name)?;
         let standing = Seed::new(writer.reader(name)?.clone(), of.index.size());
         let told = (&*self.counter, &self.cancel);
@@ -425,25 +420,30 @@ impl Work {
         supply: mpsc::Receiver<Fetched>,
     ) -> Result<Fit, StageError> {
         let name = of.artifact.name.as_str();
-        let target = Target {
-            writer,
-            artifact: name,
-            counter: &self.counter,
-            cancel: &self.cancel,
-        };
-        let running = self.running.seed(&of.artifact.name)?.0.reader();
+        let target = self.target(writer, name);
+        let (running, _) = self.running.seed(&of.artifact.name)?;
         let standing = Seed::new(writer.reader(name)?.clone(), of.head.size);
         let told = (&*self.counter, &self.cancel);
-        let assembly = DeltaAssembly::new((of, plan), standing, (runtime, supply), told);
+        let assembly = DeltaAssembly::new((of, plan), (running, standing), (runtime, supply), told);
         let mut fit = Fit::Whole;
         let found = target.write(|drain| {
-            fit = assembly.run(running, drain)?;
+            fit = assembly.run(drain)?;
             Ok(())
         })?;
         if fit == Fit::Whole {
             self.check(&of.artifact, found)?;
         }
         Ok(fit)
+    }
+
+    /// Where an artifact is put.
+    fn target<'a>(&'a self, writer: &'a SlotWriter, artifact: &'a str) -> Target<'a> {
+        Target {
+            writer,
+            artifact,
+            counter: &self.counter,
+            cancel: &self.cancel,
+        }
     }
 
     /// That what was read back is the artifact.

@@ -41,7 +41,8 @@ pub enum Command {
     Publish(PublishArgs),
     /// Put a published release into a channel.
     Promote(PromoteArgs),
-    /// Make the file by which nodes get from one published release to another with few bytes.
+    /// Make the file by which nodes get from one published release to another with few bytes. Needs
+    /// room for two images in TMPDIR.
     Delta(DeltaArgs),
     /// Withdraw a release: no node stages or arms it any more.
     Withdraw(WithdrawArgs),

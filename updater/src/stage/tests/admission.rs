@@ -36,7 +36,7 @@ async fn a_release_that_is_not_for_this_node_is_refused_in_words() {
             (m.min_from, t.running_version) = (Some("1.0".parse().unwrap()), None);
         }),
         ("NoGuard", |m, _| m.carries.guard = None),
-        ("TooLarge", |m, _| m.artifacts[1].size = 3 << 20),
+        ("TooLarge", |m, _| m.artifacts[1].size = 5 << 20),
         ("ArtifactsDiffer", |m, _| {
             m.artifacts[0].name = "initrd".parse().unwrap()
         }),

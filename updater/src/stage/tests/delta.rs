@@ -9,7 +9,7 @@ use drydock_images::publish::{Lifetimes, Signing, delta};
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
-use super::fixture::{Fixture, MIB, Node, STRIPED, control, now, root_image};
+use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, control, now, root_image};
 use super::sources::CutAt;
 use super::spoilt::Spoilt;
 use crate::disk::gate::OpenGate;
@@ -19,16 +19,20 @@ use crate::state::{LockName, StateDir};
 const OLD: u64 = STRIPED;
 const NEW: u64 = STRIPED + 1;
 
-/// Two releases, and the delta between them. The kernels have nothing in common.
 async fn fixture() -> Fixture {
-    let mut fixture = Fixture::new(&[OLD, NEW]).await;
+    fixture_of(OLD, NEW).await
+}
+
+/// Two releases, and the delta between them. The kernels have nothing in common.
+async fn fixture_of(old: u64, new: u64) -> Fixture {
+    let mut fixture = Fixture::new(&[old, new]).await;
     let signing = Signing {
         repo: fixture.path("repo"),
         keys: fixture.path("keys"),
         lifetimes: Lifetimes::default(),
         now: now(),
     };
-    let job = delta(&signing, &fixture.releases[&OLD], &fixture.releases[&NEW])
+    let job = delta(&signing, &fixture.releases[&old], &fixture.releases[&new])
         .await
         .unwrap();
     let made = job.make(9, Progress::none()).await.unwrap();
@@ -44,15 +48,19 @@ async fn fixture() -> Fixture {
 
 /// A node that runs the old release and knows it.
 async fn node(fixture: &Fixture, state: &str) -> Node {
-    let node = Node::on(fixture.disk_image(OLD), fixture.path(state), Arc::new(OpenGate));
-    record_running(fixture, &node.control, &node.state).await;
+    node_of(OLD, fixture, state).await
+}
+
+async fn node_of(old: u64, fixture: &Fixture, state: &str) -> Node {
+    let node = Node::on(fixture.disk_image(old), fixture.path(state), Arc::new(OpenGate));
+    record_running(old, fixture, &node.control, &node.state).await;
     node
 }
 
-async fn record_running(fixture: &Fixture, control: &GptBootControl, state: &StateDir) {
+async fn record_running(old: u64, fixture: &Fixture, control: &GptBootControl, state: &StateDir) {
     let manifest = fixture
         .repository
-        .manifest(&fixture.releases[&OLD])
+        .manifest(&fixture.releases[&old])
         .await
         .unwrap();
     let slots = control.read().unwrap().1;
@@ -133,6 +141,20 @@ async fn a_staging_by_a_delta_that_was_killed_fetches_only_the_rest() {
     assert!(rest.fetched + 400_000 < all.fetched, "{rest:?} {all:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_out_of_the_same_bytes_of_the_old_image_are_made_by_the_delta() {
+    let (old, new) = (DOUBLED, DOUBLED + 1);
+    let fixture = fixture_of(old, new).await;
+    let node = node_of(old, &fixture, "state").await;
+    let (result, progress) = fixture.stage(new, &node).await;
+    let record = result.unwrap();
+    let wanted = root_image(new);
+    assert!(node.content(SlotName::B, "root", wanted.len()) == wanted);
+    // What is new of it, the kernel, and what names them: put together from chunks it would be 45 KB more.
+    let most = 45_000 + 90_000 + 10_000;
+    assert!(progress.fetched < most, "{progress:?} {record:?}");
+}
+
 /// A delta that does not fit, or cannot be had, costs its bytes and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_delta_fails_the_artifact_is_put_together_from_chunks() {
@@ -146,7 +168,7 @@ async fn where_a_delta_fails_the_artifact_is_put_together_from_chunks() {
         let device = Device::new(Path::new("sim"), disk, Arc::new(OpenGate));
         let state = StateDir::open(&fixture.path(&format!("state-{at}")), Arc::new(OpenGate)).unwrap();
         let control = control(device);
-        record_running(&fixture, &control, &state).await;
+        record_running(OLD, &fixture, &control, &state).await;
         let fetched = Arc::new(AtomicU64::new(0));
         let told = fetched.clone();
         let job = StageJob {

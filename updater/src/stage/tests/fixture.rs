@@ -40,6 +40,10 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// A root image: some of its own, a run of zeros, and much that every release has, moved by a few bytes.
 pub(super) fn root_image(seed: u64) -> Vec<u8> {
+    if seed >= DOUBLED {
+        let times = usize::try_from(seed - DOUBLED).unwrap() + 1;
+        return [noise(3000, 1_300_000).repeat(times), noise(seed, 45_000)].concat();
+    }
     if seed >= STRIPED {
         return striped_image(seed);
     }
@@ -53,6 +57,9 @@ pub(super) fn root_image(seed: u64) -> Vec<u8> {
 
 /// From this seed on, roots are striped.
 pub(super) const STRIPED: u64 = 100;
+
+/// From this seed on, roots have the same once, twice, and so on, and then some of their own.
+pub(super) const DOUBLED: u64 = 200;
 
 /// What every release has, in turn with some of its own, so that the latter is fetched in many ranges.
 fn striped_image(seed: u64) -> Vec<u8> {
@@ -112,7 +119,7 @@ impl Fixture {
     pub(super) fn disk_image_of(&self, seed: u64, sector_bytes: u64) -> Vec<u8> {
         let layout = DiskLayout {
             sector_bytes,
-            ..DiskLayout::cos_like(7, MIB, 2 * MIB, MIB)
+            ..DiskLayout::cos_like(7, MIB, 4 * MIB, MIB)
         };
         let mut image = layout.to_bytes().unwrap();
         let disk = Arc::new(SimDisk::new(image.clone(), sector_bytes));
