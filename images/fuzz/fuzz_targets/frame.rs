@@ -16,8 +16,12 @@ fuzz_target!(|data: &[u8]| {
     let mut decoder = Decoder::new();
     let content = match decoder.decode(stored, &signed_by_mistake(stored, content_bytes), before) {
         Ok(content) => content.to_vec(),
-        Err(FrameError::Length { .. }) => return assert!(stored.len() > MAX_FRAME_BYTES as usize),
-        Err(FrameError::Digest { .. } | FrameError::Chunk { .. }) => unreachable!("neither is looked at"),
+        Err(FrameError::TooLarge { .. }) => {
+            return assert!(stored.len() > MAX_FRAME_BYTES as usize || content_bytes > MAX_FRAME_CONTENT_BYTES);
+        }
+        Err(FrameError::Length { .. } | FrameError::Digest { .. } | FrameError::Chunk { .. }) => {
+            unreachable!("the page says what is stored")
+        }
         Err(
             FrameError::NoFrame
             | FrameError::CutOff

@@ -16,6 +16,16 @@ const DICTIONARY_MAGIC: [u8; 4] = [0x37, 0xA4, 0x30, 0xEC];
 /// Why stored bytes are not the frame asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
+    /// The page says more than a frame may have.
+    #[error(
+        "the page says {stored} bytes for {content}; a frame has at most {MAX_FRAME_BYTES} for {MAX_FRAME_CONTENT_BYTES}"
+    )]
+    TooLarge {
+        /// Stored bytes.
+        stored: u32,
+        /// Bytes of content.
+        content: u32,
+    },
     /// Another number of bytes than the page says.
     #[error("{found} bytes are stored, the page says {wanted}")]
     Length {
@@ -149,7 +159,7 @@ impl Decoder {
     /// # Errors
     /// Anything but exactly the frame that `frame` describes; see [`FrameError`].
     pub fn decode(&mut self, stored: &[u8], frame: &Frame, before: &[u8]) -> Result<&[u8], FrameError> {
-        self.unpack(stored, &Described::of(frame), before)
+        self.unpack(stored, &Described::of(frame)?, before)
     }
 
     /// As [`Decoder::decode`], into `room`, which has just as many bytes as the content. Faster where that is
@@ -164,7 +174,7 @@ impl Decoder {
         frame: &Frame,
         before: &[u8],
     ) -> Result<(), FrameError> {
-        self.unpack_into(room, stored, &Described::of(frame), before)
+        self.unpack_into(room, stored, &Described::of(frame)?, before)
     }
 
     /// The content of a stored frame on the ground of `before`.
@@ -217,12 +227,16 @@ pub(crate) struct Described {
 }
 
 impl Described {
-    fn of(frame: &Frame) -> Self {
-        Self {
-            stored_bytes: frame.stored_bytes.min(MAX_FRAME_BYTES),
-            content_bytes: frame.content_bytes.min(MAX_FRAME_CONTENT_BYTES),
-            digest: frame.digest,
+    fn of(frame: &Frame) -> Result<Self, FrameError> {
+        let (stored, content) = (frame.stored_bytes, frame.content_bytes);
+        if stored > MAX_FRAME_BYTES || content > MAX_FRAME_CONTENT_BYTES {
+            return Err(FrameError::TooLarge { stored, content });
         }
+        Ok(Self {
+            stored_bytes: stored,
+            content_bytes: content,
+            digest: frame.digest,
+        })
     }
 }
 
@@ -351,6 +365,21 @@ mod tests {
         for at in 4..stored.len() {
             assert!(decode(&stored[..at], 1000, b"").is_err(), "cut at {at}");
         }
+    }
+
+    /// Whatever the page says, there are bounds; what it says is not taken for less.
+    #[test]
+    fn a_frame_beyond_the_bounds_is_refused_whatever_the_page_says() {
+        let most = MAX_FRAME_CONTENT_BYTES as usize;
+        let stored = packed(3, &vec![7; most], b"");
+        assert_eq!(decode(&stored, most, b"").unwrap().len(), most);
+        let more = decode(&stored, most + 1, b"");
+        assert!(matches!(more, Err(FrameError::TooLarge { .. })), "{more:?}");
+        let long = vec![0; MAX_FRAME_BYTES as usize + 1];
+        assert!(matches!(
+            decode(&long, 1000, b""),
+            Err(FrameError::TooLarge { .. })
+        ));
     }
 
     #[test]

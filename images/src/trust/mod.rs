@@ -361,6 +361,7 @@ impl TrustError {
             | FrameError::CutOff
             | FrameError::Trailing { .. }
             | FrameError::ContentSize { .. }
+            | FrameError::TooLarge { .. }
             | FrameError::Chunk { .. }
             | FrameError::Broken(_) => Self::Malformed { what, detail },
         }
