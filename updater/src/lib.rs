@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod guard;
+pub mod memory;
 pub mod node;
 pub mod stage;
 pub mod state;

@@ -10,6 +10,7 @@ mod limit;
 mod mirrors;
 mod pace;
 mod policy;
+mod pool;
 mod traffic;
 mod transfer;
 mod tried;
@@ -35,6 +36,7 @@ pub use mirrors::MIRROR_REST;
 use mirrors::{Mirrors, Ranges, Source};
 use pace::Pace;
 pub use policy::{RetryPolicy, Timeouts};
+use pool::Pool;
 use traffic::Counters;
 pub use traffic::Traffic;
 use transfer::{Got, Joining, Transfer, Want};
@@ -53,6 +55,7 @@ pub struct Fetcher {
     mirrors: Mirrors,
     limit: Option<Limit>,
     counters: Arc<Counters>,
+    pool: Arc<Pool>,
     http: Http,
 }
 
@@ -76,6 +79,7 @@ impl Fetcher {
             mirrors: Mirrors::new(Vec::new()),
             limit: None,
             counters,
+            pool: Arc::default(),
             http,
         })
     }
@@ -271,7 +275,13 @@ impl Fetcher {
         // Waiting here costs no try's time. The semaphore is never closed.
         let _place = self.places.acquire().await;
         let pace = Pace::begin(&self.timeouts, self.retry.total, Instant::now());
-        let mut transfer = Transfer::new(want, joining, pace, self.limit.as_ref(), &self.counters);
+        let mut transfer = Transfer::new(
+            want,
+            joining,
+            pace,
+            self.limit.as_ref(),
+            (&self.counters, &self.pool),
+        );
         let mut tried = Tried::new(sources.len());
         let mut pauses = self.pauses(tries);
         loop {

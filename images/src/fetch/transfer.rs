@@ -2,12 +2,15 @@
 //! ask for next. Whether pieces of several answers belong together is judged by whoever knows the
 //! signed digest, never here.
 
-use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::error::{Ended, FetchError};
 use super::limit::Limit;
 use super::mirrors::{Ranges, Source};
 use super::pace::Pace;
+use super::pool::Pool;
 use super::traffic::Counters;
 
 /// What is wanted of a file.
@@ -59,7 +62,7 @@ pub(super) struct Validator(pub String);
 /// What came so far.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     /// The mirror of every answer that is in `bytes`, in order.
     from: Vec<usize>,
     /// The version of the last answer, where its server told one.
@@ -132,6 +135,7 @@ pub(super) struct Transfer<'a> {
     anew: bool,
     limit: Option<&'a Limit>,
     counters: &'a Counters,
+    pool: &'a Arc<Pool>,
 }
 
 impl<'a> Transfer<'a> {
@@ -140,7 +144,7 @@ impl<'a> Transfer<'a> {
         joining: Joining,
         pace: Pace,
         limit: Option<&'a Limit>,
-        counters: &'a Counters,
+        (counters, pool): (&'a Counters, &'a Arc<Pool>),
     ) -> Self {
         Self {
             want,
@@ -152,6 +156,7 @@ impl<'a> Transfer<'a> {
             anew: false,
             limit,
             counters,
+            pool,
         }
     }
 
@@ -219,9 +224,7 @@ impl<'a> Transfer<'a> {
             && self.held.bytes.is_empty()
         {
             // At once: to grow would take twice the memory for a moment.
-            self.held
-                .bytes
-                .reserve(usize::try_from(end - start).unwrap_or_default());
+            self.held.bytes = self.pool.take(usize::try_from(end - start).unwrap_or_default());
         }
         self.held.bytes.extend_from_slice(piece);
     }
@@ -250,7 +253,7 @@ impl<'a> Transfer<'a> {
 
     pub fn done(self) -> Got {
         Got {
-            bytes: self.held.bytes.freeze(),
+            bytes: self.pool.lend(self.held.bytes),
             from: self.held.from,
         }
     }

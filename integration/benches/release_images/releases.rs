@@ -227,7 +227,7 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let path = folder.join(name);
     ensure!(
         path.is_file(),
-        "{} is not there; run `cargo build --release --workspace --bins --locked` first",
+        "{} is not there; integration/benches/benchmarks.sh builds it",
         path.display()
     );
     Ok(path)

@@ -8,6 +8,7 @@ use drydock_updater::node::NodeEnv;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    drydock_updater::memory::give_back_large();
     let cli = Cli::parse();
     let env = NodeEnv::real();
     ExitCode::from(main_with(cli, env, &mut std::io::stdout(), &mut std::io::stderr()).await)

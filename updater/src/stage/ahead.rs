@@ -10,7 +10,7 @@ use super::StageError;
 use crate::disk::{AlignedBuf, DIRECT_ALIGN, PartitionReader};
 
 /// Read at a time, in bytes; a longer place is read in one all the same.
-pub(super) const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 512 << 10;
 /// Buffers that go round: one is read into while the other is used.
 const BUFFERS: usize = 2;
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::StageError;
 use super::drain::{Drain, Put};
-use super::held::{Held, HeldBuilder};
+use super::held::{Held, HeldBuilder, Keeping};
 use super::plan::{PagePlan, Source, chunks_of};
 use super::seed::Seed;
 use super::write::Counter;
@@ -69,7 +69,9 @@ pub(super) struct Assembly<'a> {
     cancel: &'a CancellationToken,
     rebuilder: Rebuilder,
     /// What the target holds in the end.
-    made: HeldBuilder,
+    made: HeldBuilder<'a>,
+    /// Where the page begins in the image that is put.
+    page_at: u64,
     /// Of the supply, what is not used up of each part: where it begins, and the bytes.
     stored: [(u64, Bytes); 2],
     piece: Vec<u8>,
@@ -80,10 +82,9 @@ impl<'a> Assembly<'a> {
     pub(super) fn new(
         index: &'a ChunkIndex,
         held: &'a Held,
-        running: Seed,
-        target: Seed,
-        remote: Remote,
-        supply: Receiver<Supply>,
+        (running, target): (Seed, Seed),
+        (remote, supply): (Remote, Receiver<Supply>),
+        keeping: Keeping<'a>,
         told: (&'a Counter, &'a CancellationToken),
     ) -> Self {
         let (counter, cancel) = told;
@@ -97,24 +98,25 @@ impl<'a> Assembly<'a> {
             counter,
             cancel,
             rebuilder: Rebuilder::new(index),
-            made: HeldBuilder::default(),
+            made: HeldBuilder::in_file(keeping),
+            page_at: 0,
             stored: [(0, Bytes::new()), (0, Bytes::new())],
             piece: Vec::new(),
         }
     }
 
-    /// Puts the whole artifact, and says what it holds.
+    /// Puts the whole artifact, and gives what it holds, to be kept when that was proven.
     ///
     /// # Errors
     /// What was fetched is not what was signed; the supply ended early; a cancellation; what the drain says.
-    pub(super) fn run(mut self, drain: &mut Drain) -> Result<Held, StageError> {
+    pub(super) fn run(mut self, drain: &mut Drain) -> Result<HeldBuilder<'a>, StageError> {
         thread::scope(move |scope| {
             self.running.read_ahead(scope);
             self.all(drain)
         })
     }
 
-    fn all(mut self, drain: &mut Drain) -> Result<Held, StageError> {
+    fn all(mut self, drain: &mut Drain) -> Result<HeldBuilder<'a>, StageError> {
         let mut pages = self.index.pages().iter();
         while pages.len() > 0 {
             let plans = match self.supply.blocking_recv() {
@@ -133,10 +135,11 @@ impl<'a> Assembly<'a> {
                 self.page(named, plan, drain)?;
             }
         }
-        Ok(self.made.finish(self.index.artifact(), self.index.cuts()))
+        Ok(self.made)
     }
 
     fn page(&mut self, named: &PageRef, plan: PagePlan, drain: &mut Drain) -> Result<(), StageError> {
+        self.page_at = named.offset;
         match plan {
             PagePlan::Copy { from } => {
                 if self.copy(named, from, drain)? {
@@ -246,7 +249,7 @@ impl<'a> Assembly<'a> {
     fn copy_running(&mut self, chunks: &[Chunk]) -> bool {
         self.piece.clear();
         chunks.iter().all(|chunk| {
-            self.held.chunk(&chunk.id).any(|place| {
+            self.held.chunk(&chunk.id, self.page_at).any(|place| {
                 let Ok(Some(bytes)) = self.running.read(place, chunk.length as usize) else {
                     return false;
                 };

@@ -31,6 +31,9 @@ use super::write::Counter;
 /// cut off left those from the first on.
 const MISSES_UNTIL_NONE: u32 = 4;
 
+/// The reader is told of so many segments at a time.
+const SEGMENTS_FORESEEN: usize = 32;
+
 /// Where a delta is fetched from.
 #[derive(Clone)]
 pub(super) struct DeltaSupplier {
@@ -90,11 +93,13 @@ impl DeltaSupplier {
     ) -> Result<(), StageError> {
         let fetches = ranges.into_iter().map(|range| self.fetch(range));
         let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
-        while let Some((at, stored)) = fetched.try_next().await? {
-            counter.wire(stored.len() as u64);
-            if to.send((at, stored)).await.is_err() {
-                return Ok(());
-            }
+        // No range is taken before there is a place for it, so that none waits between the two.
+        while let Ok(place) = to.reserve().await {
+            let Some(range) = fetched.try_next().await? else {
+                break;
+            };
+            counter.wire(range.1.len() as u64);
+            place.send(range);
         }
         Ok(())
     }
@@ -171,6 +176,8 @@ pub(super) struct DeltaAssembly<'a> {
     decoder: SegmentDecoder,
     /// What a frame refers to.
     ground: Vec<u8>,
+    /// The segments before this one were told to the reader.
+    foreseen: usize,
 }
 
 impl<'a> DeltaAssembly<'a> {
@@ -192,6 +199,7 @@ impl<'a> DeltaAssembly<'a> {
             stored: (0, Bytes::new()),
             decoder: SegmentDecoder::default(),
             ground: Vec::new(),
+            foreseen: 0,
         }
     }
 
@@ -200,17 +208,26 @@ impl<'a> DeltaAssembly<'a> {
     /// # Errors
     /// The supply ended early; a cancellation; what the drain says.
     pub(super) fn run(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
+        thread::scope(move |scope| {
+            self.running.read_ahead(scope);
+            self.put_all(drain)
+        })
+    }
+
+    /// Tells the reader what the segments behind this one are made out of, some at a time.
+    fn foresee(&mut self, place: usize) {
+        if place + SEGMENTS_FORESEEN / 2 < self.foreseen {
+            return;
+        }
         let mut copies = Copies::default();
-        for (place, (_, bytes, segment)) in segments(&self.of.head).enumerate() {
+        let next = segments(&self.of.head).enumerate().skip(self.foreseen);
+        for (place, (_, bytes, segment)) in next.take(SEGMENTS_FORESEEN) {
             if !self.plan.stands[place] {
                 wanted(segment, bytes).for_each(|piece| copies.push(piece));
             }
         }
-        thread::scope(move |scope| {
-            self.running.read_ahead(scope);
-            self.running.foresee(copies.in_order());
-            self.put_all(drain)
-        })
+        self.foreseen += SEGMENTS_FORESEEN;
+        self.running.foresee(copies.in_order());
     }
 
     fn put_all(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
@@ -219,6 +236,7 @@ impl<'a> DeltaAssembly<'a> {
             if self.cancel.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
+            self.foresee(place);
             let fit = match &segment.source {
                 Source::Copy { at } => self.copy(*at, (segment.id, bytes), drain)?,
                 Source::Frame(frame) => {

@@ -15,9 +15,9 @@ use super::write::Counter;
 use crate::disk::{AlignedBuf, SlotWriter};
 
 /// Written at a time, in bytes.
-const SEGMENT_BYTES: usize = 1 << 20;
+const SEGMENT_BYTES: usize = 512 << 10;
 /// Segments that are being filled, waiting or being written.
-const SEGMENTS: usize = 3;
+const SEGMENTS: usize = 4;
 /// Flushed after so many written bytes.
 const FLUSH_BYTES: u64 = 64 << 20;
 

@@ -54,7 +54,10 @@ pub(super) fn plan_page(
             .iter()
             .map(|length| u64::from(*length))
             .sum();
-        let source = if chunks.iter().all(|chunk| held.chunk(&chunk.id).next().is_some()) {
+        let source = if chunks
+            .iter()
+            .all(|chunk| held.chunk(&chunk.id, named.offset).next().is_some())
+        {
             Source::Running
         } else if stands(named.offset + before, frame.content_bytes, &chunks) {
             Source::Target
@@ -79,7 +82,7 @@ impl Copies {
                 let sources = page.frames().iter().zip(frames);
                 for (frame, _) in sources.filter(|(_, source)| **source == Source::Running) {
                     for chunk in chunks_of(page, frame) {
-                        let place = held.chunk(&chunk.id).next();
+                        let place = held.chunk(&chunk.id, named.offset).next();
                         let place = place.map(|at| at..at + u64::from(chunk.length));
                         place.into_iter().for_each(|place| self.push(place));
                     }

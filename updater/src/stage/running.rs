@@ -5,7 +5,7 @@ use drydock_images::{ArtifactName, Digest};
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
-use super::held::Held;
+use super::held::{Held, Keeping};
 use super::seed::Seed;
 use crate::disk::{GptBootControl, PartitionReader, SlotName};
 use crate::state::{Hints, SlotRecord, SlotRecords, StateDir, StateLock};
@@ -78,10 +78,17 @@ impl Running {
         if let Some(kept) = kept.filter(|kept| kept.cuts() == cuts) {
             return Ok(kept);
         }
-        let held = Held::by_reading(seed, digest, cuts, cancel)?;
         if let (Some(lock), Some(_)) = (lock, recorded) {
-            held.keep(&self.hints, lock, self.slot, artifact.as_str());
+            let keeping = Keeping {
+                hints: &self.hints,
+                lock,
+                slot: self.slot,
+                name: artifact.as_str(),
+            };
+            if let Some(kept) = Held::kept_by_reading(seed, digest, cuts, keeping, cancel)? {
+                return Ok(kept);
+            }
         }
-        Ok(held)
+        Held::by_reading(self.seed(artifact)?.0, digest, cuts, cancel)
     }
 }

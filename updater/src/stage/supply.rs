@@ -21,8 +21,8 @@ use super::seed::Seed;
 use super::write::{Counter, blocking};
 
 /// Pages that are planned together: those to be fetched, and all.
-const UNKNOWN_TOGETHER: usize = 256;
-const PAGES_TOGETHER: usize = 4096;
+const UNKNOWN_TOGETHER: usize = 128;
+const PAGES_TOGETHER: usize = 1024;
 
 /// After this many frames in a row that do not stand in the target, only each [`LOOK_AGAIN_EVERY`]th is
 /// looked at until one does again: reading a slot full of another release is not free.
@@ -200,11 +200,13 @@ impl Supplier {
             .into_iter()
             .map(|(part, range)| self.fetch(part, range));
         let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
-        while let Some((part, at, stored)) = fetched.try_next().await? {
+        // No range is taken before there is a place for it, so that none waits between the two.
+        while let Ok(place) = to.reserve().await {
+            let Some((part, at, stored)) = fetched.try_next().await? else {
+                break;
+            };
             counter.wire(stored.len() as u64);
-            if to.send(Supply::Stored(part, at, stored)).await.is_err() {
-                return Ok(());
-            }
+            place.send(Supply::Stored(part, at, stored));
         }
         Ok(())
     }

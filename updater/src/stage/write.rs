@@ -14,7 +14,7 @@ use super::admit::{Terms, admit};
 use super::assemble::{Assembly, Remote};
 use super::delta::{DeltaAssembly, DeltaPlan, DeltaSupplier, Fetched, Fit};
 use super::drain::Target;
-use super::held::Held;
+use super::held::{Held, Keeping};
 use super::running::Running;
 use super::seed::Seed;
 use super::supply::{Looks, Supplier};
@@ -397,7 +397,14 @@ impl Work {
         let (running, _) = self.running.seed(&of.artifact.name)?;
         let standing = Seed::new(writer.reader(name)?.clone(), of.index.size());
         let told = (&*self.counter, &self.cancel);
-        let assembly = Assembly::new(&of.index, &of.held, running, standing, remote, supply, told);
+        let keeping = Keeping {
+            hints: &self.hints,
+            lock: &self.lock,
+            slot: self.target,
+            name,
+        };
+        let sources = (running, standing);
+        let assembly = Assembly::new(&of.index, &of.held, sources, (remote, supply), keeping, told);
         let mut held = None;
         let found = target.write(|drain| {
             held = Some(assembly.run(drain)?);
@@ -405,7 +412,7 @@ impl Work {
         })?;
         self.check(&of.artifact, found)?;
         if let Some(held) = held {
-            held.keep(&self.hints, &self.lock, self.target, name);
+            held.keep(of.artifact.digest, of.index.cuts());
         }
         Ok(())
     }

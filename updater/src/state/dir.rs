@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,6 +92,43 @@ impl StateLock {
     }
 }
 
+/// A file that can be read at any place.
+pub trait ReadAt: Send + Sync + fmt::Debug {
+    /// Fills `buf` from `offset` on.
+    ///
+    /// # Errors
+    /// I/O errors; the file ends before.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buf, offset)
+    }
+}
+
+/// A file of the folder as it was when it was opened.
+#[derive(Debug)]
+pub struct FileReader {
+    file: Box<dyn ReadAt>,
+    len_bytes: u64,
+}
+
+impl FileReader {
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// Fills `buf` from `offset` on.
+    ///
+    /// # Errors
+    /// I/O errors; the file ends before.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(buf, offset)
+    }
+}
+
 /// The file operations that the store is made of. A trait so that tests can take the power away between
 /// any two of them.
 pub trait Files: Send + Sync + fmt::Debug {
@@ -106,6 +143,19 @@ pub trait Files: Send + Sync + fmt::Debug {
     /// # Errors
     /// I/O errors.
     fn write(&self, name: &str, content: &[u8]) -> io::Result<()>;
+
+    /// The file goes on with this piece; neither content nor name is lasting yet.
+    ///
+    /// # Errors
+    /// I/O errors; there is no such file.
+    fn append(&self, name: &str, piece: &[u8]) -> io::Result<()>;
+
+    /// The file as it is now, to be read in pieces, and its length in bytes; `None` if there is no such
+    /// file.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn open(&self, name: &str) -> io::Result<Option<(Box<dyn ReadAt>, u64)>>;
 
     /// The content becomes lasting.
     ///
@@ -159,6 +209,21 @@ impl Files for RealFiles {
             .mode(0o600)
             .open(self.folder.join(name))?;
         file.write_all(content)
+    }
+
+    fn append(&self, name: &str, piece: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().append(true).open(self.folder.join(name))?;
+        file.write_all(piece)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Option<(Box<dyn ReadAt>, u64)>> {
+        let file = match File::open(self.folder.join(name)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let len_bytes = file.metadata()?.len();
+        Ok(Some((Box::new(file), len_bytes)))
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
@@ -305,30 +370,48 @@ impl StateDir {
             .map_err(StateError::io("read", self.folder.join(name)))
     }
 
+    pub(super) fn open_file(&self, name: &str) -> Result<Option<FileReader>, StateError> {
+        let opened = self.files.open(name);
+        let opened = opened.map_err(StateError::io("open", self.folder.join(name)))?;
+        Ok(opened.map(|(file, len_bytes)| FileReader { file, len_bytes }))
+    }
+
     /// Content, fsync, rename, fsync of the folder: after a cut at any point `name` is the old file or
     /// the new one.
     pub(super) fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
+        self.append_new(name, 0, content)?;
+        self.keep_new(name)
+    }
+
+    /// What will be `name` goes on with this piece at `offset`, its beginning or its end.
+    pub(super) fn append_new(&self, name: &str, offset: u64, piece: &[u8]) -> Result<(), StateError> {
         let new = format!("{name}.new");
-        let len = content.len() as u64;
-        self.event(WriteKind::FileWrite, None, &new, len, |files| {
-            files.write(&new, content)
-        })?;
-        self.event(WriteKind::FileSync, None, &new, 0, |files| files.sync(&new))?;
+        let place = (offset, piece.len() as u64);
+        self.event(WriteKind::FileWrite, None, &new, place, |files| match offset {
+            0 => files.write(&new, piece),
+            _ => files.append(&new, piece),
+        })
+    }
+
+    /// What was written to be `name` is it from now on; lasting when it returns.
+    pub(super) fn keep_new(&self, name: &str) -> Result<(), StateError> {
+        let new = format!("{name}.new");
+        self.event(WriteKind::FileSync, None, &new, (0, 0), |files| files.sync(&new))?;
         self.rename(&new, name)
     }
 
     /// Lasting when it returns.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), StateError> {
-        self.event(WriteKind::Rename, Some(from), to, 0, |files| {
+        self.event(WriteKind::Rename, Some(from), to, (0, 0), |files| {
             files.rename(from, to)
         })?;
-        self.event(WriteKind::DirSync, None, to, 0, |files| files.sync_dir())
+        self.event(WriteKind::DirSync, None, to, (0, 0), |files| files.sync_dir())
     }
 
     /// Lasting when it returns; no error if it is not there.
     pub(super) fn remove(&self, name: &str) -> Result<(), StateError> {
-        self.event(WriteKind::Remove, None, name, 0, |files| files.remove(name))?;
-        self.event(WriteKind::DirSync, None, name, 0, |files| files.sync_dir())
+        self.event(WriteKind::Remove, None, name, (0, 0), |files| files.remove(name))?;
+        self.event(WriteKind::DirSync, None, name, (0, 0), |files| files.sync_dir())
     }
 
     fn event(
@@ -336,7 +419,7 @@ impl StateDir {
         kind: WriteKind,
         from: Option<&str>,
         name: &str,
-        len: u64,
+        (offset, len): (u64, u64),
         write: impl FnOnce(&dyn Files) -> io::Result<()>,
     ) -> Result<(), StateError> {
         let path = self.folder.join(name);
@@ -352,7 +435,7 @@ impl StateDir {
             kind,
             path: &path,
             from: from.as_deref(),
-            offset: 0,
+            offset,
             len,
         };
         through(&*self.gate, &event, || write(&*self.files)).map_err(StateError::io(doing, path.clone()))

@@ -14,8 +14,8 @@ mod trust;
 #[cfg(test)]
 mod tests;
 
-pub use dir::{Files, LockName, StateDir, StateError, StateLock};
-pub use hints::Hints;
+pub use dir::{FileReader, Files, LockName, ReadAt, StateDir, StateError, StateLock};
+pub use hints::{HintWriter, Hints};
 pub use records::{ArtifactRecord, SlotRecord, SlotRecords};
 pub use store::{Loaded, Lost, LostReason, MAX_FILE_BYTES, Record, Store, UnknownFields};
 pub use trust::TrustGate;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Files;
+use super::{Files, ReadAt};
 use crate::disk::sim::mixed;
 
 /// See the module.
@@ -124,6 +124,19 @@ fn missing(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("there is no file {name}"))
 }
 
+/// A file as it was when it was opened.
+#[derive(Debug)]
+struct SimContent(Vec<u8>);
+
+impl ReadAt for SimContent {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let from = usize::try_from(offset).ok();
+        let found = from.and_then(|from| self.0.get(from..)?.get(..buf.len()));
+        buf.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
 impl Files for SimFiles {
     fn read(&self, name: &str, max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
         let most = usize::try_from(max_bytes.saturating_add(1)).unwrap_or(usize::MAX);
@@ -147,6 +160,22 @@ impl Files for SimFiles {
             names.insert(name.to_owned(), file);
         });
         Ok(())
+    }
+
+    fn append(&self, name: &str, piece: &[u8]) -> io::Result<()> {
+        let mut inner = self.lock();
+        let file = inner.seen.get(name).copied().ok_or_else(|| missing(name))?;
+        inner.files[file].0.extend_from_slice(piece);
+        inner.files[file].1 = None;
+        Ok(())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Option<(Box<dyn ReadAt>, u64)>> {
+        let content = self.content().remove(name);
+        Ok(content.map(|content| {
+            let len_bytes = content.len() as u64;
+            (Box::new(SimContent(content)) as Box<dyn ReadAt>, len_bytes)
+        }))
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {

@@ -1,107 +1,106 @@
 //! What an artifact's partition holds, by ids: where to look for a chunk or for a whole page's list of
-//! chunks. Made while a slot is staged, or by reading it once; kept in the state folder. Only a hint: what
-//! is found by it is hashed before it counts, and a file that was lost or changed costs a reading.
+//! chunks. Made while a slot is staged, or by reading it once; kept in the state folder, and read from there
+//! piece by piece, so that it takes little memory however large the image is. Only a hint: what is found by
+//! it is hashed before it counts, and a file that was lost or changed costs a reading.
+//!
+//! The file: runs of chunks in the order of the image, each sorted ([`RUN_CHUNKS`], the last may be shorter);
+//! the lists, sorted; the tail. Numbers are little endian. A chunk is its offset (36 bits) and 28 bits of its
+//! id above it; a list is its id and its offset (64 bits). The tail: magic, format, the cuts' code, the
+//! numbers of chunks and of lists (32 bits each), the artifact's digest, and the SHA-256 of all before it.
 
-use std::thread;
+mod build;
 
-use drydock_images::chunk::{Chunk, ChunkId, Cuts, ListCutter, ListId, chunk_reader};
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use drydock_images::chunk::{ChunkId, Cuts, ListId};
 use drydock_images::{Digest, Hasher};
-use tokio_util::sync::CancellationToken;
 
-use super::StageError;
-use super::seed::{Seed, SeedStream};
 use crate::disk::SlotName;
-use crate::state::{Hints, StateLock};
+use crate::state::{FileReader, Hints};
+
+pub(super) use build::{HeldBuilder, Keeping};
 
 /// The bound of a kept file, in bytes; what would be longer is not kept.
 const MAX_FILE_BYTES: u64 = 48 << 20;
 const MAGIC: [u8; 8] = *b"DRYDOCKH";
-const FORMAT: u32 = 1;
-const HEADER_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 32 + 32;
+const FORMAT: u32 = 2;
+const TAIL_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 32 + 32;
 const CHUNK_BYTES: usize = 8;
 const LIST_BYTES: usize = 16 + 8;
-/// A chunk is an offset of 36 bits and 28 bits of its id: another chunk with the same is found now and then,
-/// and is told apart by its hash.
+/// Another chunk with the same 28 bits is found now and then, and is told apart by its hash.
 const OFFSET_BITS: u32 = 36;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 /// Places that are looked at for one chunk.
 const MAX_PLACES: usize = 4;
 
-/// See the module. In memory as it is kept: the head, the chunks, and the lists, both sorted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Chunks that are sorted together.
+const RUN_CHUNKS: usize = 128 << 10;
+/// Chunks that are read together.
+const LEAF_CHUNKS: usize = 512;
+const LEAF_BYTES: usize = LEAF_CHUNKS * CHUNK_BYTES;
+const RUN_LEAVES: usize = RUN_CHUNKS / LEAF_CHUNKS;
+/// Leaves that are remembered.
+const LEAVES: usize = 256;
+
+fn tag(id: &ChunkId) -> u32 {
+    let bytes = id.as_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) << 4 >> 4
+}
+
+const fn tag_of(chunk: u64) -> u32 {
+    // 28 bits are left.
+    (chunk >> OFFSET_BITS) as u32
+}
+
+/// See the module.
+#[derive(Debug)]
 pub(super) struct Held {
     artifact: Digest,
     cuts: Cuts,
     chunks: usize,
-    bytes: Vec<u8>,
+    /// The tag that each leaf begins with.
+    fences: Vec<u32>,
+    /// Where in the image each run begins at the earliest.
+    runs: Vec<u64>,
+    lists: Vec<[u8; LIST_BYTES]>,
+    content: Content,
 }
 
-fn tag(id: &ChunkId) -> u64 {
-    let bytes = id.as_bytes();
-    u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) << OFFSET_BITS
-}
-
-/// Gathers what is where.
+/// Where the chunks are.
 #[derive(Debug)]
-pub(super) struct HeldBuilder {
-    /// Behind room for the head, so that nothing is copied in the end.
-    chunks: Vec<[u8; CHUNK_BYTES]>,
-    lists: Vec<(ListId, u64)>,
+enum Content {
+    Memory(Vec<u8>),
+    File(FileReader, Mutex<Leaves>),
 }
 
-impl Default for HeldBuilder {
-    fn default() -> Self {
-        Self {
-            chunks: vec![[0; CHUNK_BYTES]; HEADER_BYTES / CHUNK_BYTES],
-            lists: Vec::new(),
-        }
-    }
-}
+/// What was read of a file, each leaf at one place.
+#[derive(Debug)]
+struct Leaves(Vec<Option<(usize, Vec<u8>)>>);
 
-impl HeldBuilder {
-    /// A list of chunks that begins at `offset`.
-    pub(super) fn list(&mut self, offset: u64, id: ListId, chunks: impl Iterator<Item = Chunk>) {
-        self.lists.push((id, offset));
-        let mut at = offset;
-        for chunk in chunks {
-            if chunk.id != ChunkId::ZEROS {
-                let chunk = tag(&chunk.id) | (at & OFFSET_MASK);
-                self.chunks.push(chunk.to_le_bytes());
+impl Content {
+    /// The chunks of a leaf, of which there are `bytes`, handed to `look`.
+    fn leaf<T>(
+        &self,
+        leaf: usize,
+        bytes: usize,
+        look: impl FnOnce(&[[u8; CHUNK_BYTES]]) -> T,
+    ) -> io::Result<T> {
+        let at = leaf * LEAF_BYTES;
+        match self {
+            Self::Memory(all) => Ok(look(all[at..at + bytes].as_chunks().0)),
+            Self::File(file, leaves) => {
+                let mut leaves = leaves.lock().unwrap_or_else(PoisonError::into_inner);
+                let place = &mut leaves.0[leaf % LEAVES];
+                if place.as_ref().is_none_or(|(which, _)| *which != leaf) {
+                    let mut memory = place.take().map_or_else(Vec::new, |(_, memory)| memory);
+                    memory.resize(bytes, 0);
+                    file.read_at(&mut memory, at as u64)?;
+                    *place = Some((leaf, memory));
+                }
+                let content = place.as_ref().map(|(_, memory)| memory.as_slice());
+                Ok(look(content.unwrap_or_default().as_chunks().0))
             }
-            at += u64::from(chunk.length);
-        }
-    }
-
-    pub(super) fn finish(self, artifact: Digest, cuts: Cuts) -> Held {
-        let Self {
-            mut chunks,
-            mut lists,
-        } = self;
-        let (_, sorted) = chunks.split_at_mut(HEADER_BYTES / CHUNK_BYTES);
-        sorted.sort_unstable_by_key(|chunk| u64::from_le_bytes(*chunk));
-        let count = sorted.len();
-        lists.sort_unstable();
-        let mut bytes = chunks.into_flattened();
-        bytes.reserve_exact(lists.len() * LIST_BYTES);
-        for (id, offset) in &lists {
-            bytes.extend_from_slice(id.as_bytes());
-            bytes.extend_from_slice(&offset.to_le_bytes());
-        }
-        let (head, body) = bytes.split_at_mut(HEADER_BYTES);
-        let (front, check) = head.split_at_mut(HEADER_BYTES - 32);
-        front[..8].copy_from_slice(&MAGIC);
-        // Both counts are bounded by the chunks of an image, which fit.
-        let words = [FORMAT, cuts.code(), count as u32, lists.len() as u32];
-        for (place, word) in front[8..24].chunks_exact_mut(4).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
-        }
-        front[24..].copy_from_slice(artifact.as_bytes());
-        check.copy_from_slice(checksum(front, body).as_bytes());
-        Held {
-            artifact,
-            cuts,
-            chunks: count,
-            bytes,
         }
     }
 }
@@ -109,73 +108,57 @@ impl HeldBuilder {
 impl Held {
     /// Knows nothing: everything is fetched.
     pub(super) fn nothing(cuts: Cuts) -> Self {
-        HeldBuilder::default().finish(Digest::of(&[]), cuts)
-    }
-
-    /// Reads a whole artifact and finds out. What cannot be read is not held. Blocks.
-    ///
-    /// # Errors
-    /// A cancellation.
-    pub(super) fn by_reading(
-        seed: Seed,
-        artifact: Digest,
-        cuts: Cuts,
-        cancel: &CancellationToken,
-    ) -> Result<Self, StageError> {
-        let mut builder = HeldBuilder::default();
-        let (mut cutter, mut list_at, mut end) = (ListCutter::default(), 0, 0);
-        let mut add = |list: drydock_images::chunk::ChunkList, end: u64, list_at: &mut u64| {
-            builder.list(*list_at, list.id(), list.chunks());
-            *list_at = end;
-        };
-        thread::scope(|scope| {
-            for chunk in chunk_reader(SeedStream::ahead(seed, scope), cuts) {
-                if cancel.is_cancelled() {
-                    return Err(StageError::Cancelled);
-                }
-                let Ok(chunk) = chunk else { break };
-                end = chunk.offset + chunk.data.len() as u64;
-                if let Some(list) = cutter.push(Chunk::of(&chunk.data)) {
-                    add(list, end, &mut list_at);
-                }
-            }
-            Ok(())
-        })?;
-        if let Some(list) = cutter.finish() {
-            add(list, end, &mut list_at);
-        }
-        Ok(builder.finish(artifact, cuts))
-    }
-
-    fn chunks(&self) -> &[[u8; CHUNK_BYTES]] {
-        let chunks = &self.bytes[HEADER_BYTES..HEADER_BYTES + self.chunks * CHUNK_BYTES];
-        chunks.as_chunks().0
-    }
-
-    fn lists(&self) -> &[[u8; LIST_BYTES]] {
-        let lists = &self.bytes[HEADER_BYTES + self.chunks * CHUNK_BYTES..];
-        lists.as_chunks().0
+        HeldBuilder::in_memory().into_memory(Digest::of(&[]), cuts)
     }
 
     /// Where a list with this id begins.
     pub(super) fn list(&self, id: &ListId) -> Option<u64> {
-        let lists = self.lists();
-        let at = lists.partition_point(|list| list[..16] < id.as_bytes()[..]);
-        let (found, offset) = lists.get(at)?.split_first_chunk::<16>()?;
+        let at = self.lists.partition_point(|list| list[..16] < id.as_bytes()[..]);
+        let (found, offset) = self.lists.get(at)?.split_first_chunk::<16>()?;
         (found == id.as_bytes()).then(|| offset.try_into().map_or(0, u64::from_le_bytes))
     }
 
-    /// Where a chunk with this id may be.
-    pub(super) fn chunk(&self, id: &ChunkId) -> impl Iterator<Item = u64> + '_ {
-        let first = tag(id);
-        let chunks = self.chunks();
-        let from = chunks.partition_point(|held| u64::from_le_bytes(*held) < first);
-        chunks[from..]
-            .iter()
-            .map(|held| u64::from_le_bytes(*held))
-            .take_while(move |held| held & !OFFSET_MASK == first)
-            .map(|held| held & OFFSET_MASK)
+    /// Where a chunk with this id may be: first those around `near`, which is where it is wanted.
+    pub(super) fn chunk(&self, id: &ChunkId, near: u64) -> impl Iterator<Item = u64> + '_ {
+        let wanted = tag(id);
+        let nearest = self
+            .runs
+            .partition_point(|begin| *begin <= near)
+            .saturating_sub(1);
+        let others = (0..self.runs.len()).filter(move |run| *run != nearest);
+        let runs = (nearest < self.runs.len())
+            .then_some(nearest)
+            .into_iter()
+            .chain(others);
+        runs.flat_map(move |run| self.in_run(run, wanted))
             .take(MAX_PLACES)
+    }
+
+    /// The places with that tag in one run.
+    fn in_run(&self, run: usize, wanted: u32) -> Vec<u64> {
+        let last = self.fences.len().min((run + 1) * RUN_LEAVES);
+        let first = run * RUN_LEAVES;
+        let fences = &self.fences[first..last];
+        // The tag may begin in the leaf before the first that begins with it.
+        let begin = first + fences.partition_point(|fence| *fence < wanted).saturating_sub(1);
+        let mut places = Vec::new();
+        for leaf in begin..last {
+            if self.fences[leaf] > wanted || places.len() >= MAX_PLACES {
+                break;
+            }
+            let chunks = (self.chunks - leaf * LEAF_CHUNKS).min(LEAF_CHUNKS);
+            let looked = self.content.leaf(leaf, chunks * CHUNK_BYTES, |chunks| {
+                let from = chunks.partition_point(|chunk| tag_of(u64::from_le_bytes(*chunk)) < wanted);
+                let found = chunks[from..].iter().map(|chunk| u64::from_le_bytes(*chunk));
+                let found = found.take_while(|chunk| tag_of(*chunk) == wanted);
+                places.extend(found.take(MAX_PLACES).map(|chunk| chunk & OFFSET_MASK));
+            });
+            // What cannot be read any more is fetched.
+            if looked.is_err() {
+                break;
+            }
+        }
+        places
     }
 
     /// By which rule it was cut.
@@ -183,36 +166,126 @@ impl Held {
         self.cuts
     }
 
-    /// None for anything but what [`HeldBuilder::finish`] makes.
-    fn decode(bytes: Vec<u8>) -> Option<Self> {
-        let (head, body) = bytes.split_first_chunk::<HEADER_BYTES>()?;
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (head_front, check) = head.split_at(HEADER_BYTES - 32);
-        let sound =
-            head.starts_with(&MAGIC) && word(8) == FORMAT && checksum(head_front, body).as_bytes() == check;
-        let (chunks, lists) = (word(16) as usize, word(20) as usize);
-        let wanted = chunks
-            .checked_mul(CHUNK_BYTES)?
-            .checked_add(lists.checked_mul(LIST_BYTES)?)?;
-        if !sound || body.len() != wanted {
+    /// What was kept of an artifact with that digest in that slot.
+    pub(super) fn load(hints: &Hints, slot: SlotName, name: &str, artifact: &Digest) -> Option<Self> {
+        let file = hints.open(&file_of(slot, name))?;
+        let held = Self::read(file)?;
+        (held.artifact == *artifact).then_some(held)
+    }
+
+    /// None for anything but what a [`HeldBuilder`] makes.
+    fn read(file: FileReader) -> Option<Self> {
+        let bytes = file.len_bytes();
+        let tail_at = bytes.checked_sub(TAIL_BYTES as u64)?;
+        if bytes > MAX_FILE_BYTES {
             return None;
         }
-        let mut artifact = [0; 32];
-        artifact.copy_from_slice(&head[24..56]);
+        let mut tail = [0; TAIL_BYTES];
+        file.read_at(&mut tail, tail_at).ok()?;
+        let tail = Tail::parse(&tail)?;
+        let mut hasher = Hasher::new();
+        let mut shape = Shape::default();
+        let mut leaf = vec![0; LEAF_BYTES];
+        let chunk_bytes = tail.chunks.checked_mul(CHUNK_BYTES)?;
+        let list_bytes = tail.lists.checked_mul(LIST_BYTES)?;
+        if chunk_bytes.checked_add(list_bytes)? as u64 != tail_at {
+            return None;
+        }
+        for at in (0..chunk_bytes).step_by(LEAF_BYTES) {
+            let leaf = &mut leaf[..LEAF_BYTES.min(chunk_bytes - at)];
+            file.read_at(leaf, at as u64).ok()?;
+            hasher.update(leaf);
+            shape.push(leaf.as_chunks().0);
+        }
+        let mut lists = vec![[0; LIST_BYTES]; tail.lists];
+        file.read_at(lists.as_flattened_mut(), chunk_bytes as u64).ok()?;
+        hasher.update(lists.as_flattened());
+        if tail.checksum(hasher) != tail.check {
+            return None;
+        }
+        let leaves = Leaves((0..LEAVES).map(|_| None).collect());
         Some(Self {
-            artifact: Digest::from_bytes(artifact),
-            cuts: Cuts::from_code(word(12))?,
-            chunks,
-            bytes,
+            artifact: tail.artifact,
+            cuts: tail.cuts,
+            chunks: tail.chunks,
+            fences: shape.fences,
+            runs: shape.runs,
+            lists,
+            content: Content::File(file, Mutex::new(leaves)),
         })
     }
 }
 
-fn checksum(head: &[u8], body: &[u8]) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(head);
-    hasher.update(body);
-    hasher.finish()
+/// What is remembered of the chunks.
+#[derive(Debug, Default)]
+struct Shape {
+    fences: Vec<u32>,
+    runs: Vec<u64>,
+}
+
+impl Shape {
+    /// The next leaf.
+    fn push(&mut self, leaf: &[[u8; CHUNK_BYTES]]) {
+        let chunks = || leaf.iter().map(|chunk| u64::from_le_bytes(*chunk));
+        let first = chunks()
+            .map(|chunk| chunk & OFFSET_MASK)
+            .min()
+            .unwrap_or_default();
+        match self.runs.last_mut() {
+            Some(run) if !self.fences.len().is_multiple_of(RUN_LEAVES) => *run = first.min(*run),
+            _ => self.runs.push(first),
+        }
+        self.fences.extend(chunks().next().map(tag_of));
+    }
+}
+
+/// The end of a kept file.
+#[derive(Debug)]
+struct Tail {
+    cuts: Cuts,
+    chunks: usize,
+    lists: usize,
+    artifact: Digest,
+    check: Digest,
+}
+
+impl Tail {
+    /// Everything but the digest at its end.
+    fn front(&self) -> [u8; TAIL_BYTES - 32] {
+        let mut front = [0; TAIL_BYTES - 32];
+        front[..8].copy_from_slice(&MAGIC);
+        // Both counts are bounded by the chunks of an image, which fit.
+        let words = [FORMAT, self.cuts.code(), self.chunks as u32, self.lists as u32];
+        for (place, word) in front[8..24].chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        front[24..].copy_from_slice(self.artifact.as_bytes());
+        front
+    }
+
+    /// `hasher` has all that stands before the tail.
+    fn checksum(&self, mut hasher: Hasher) -> Digest {
+        hasher.update(&self.front());
+        hasher.finish()
+    }
+
+    fn parse(bytes: &[u8; TAIL_BYTES]) -> Option<Self> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let digest = |at: usize| {
+            let mut digest = [0; 32];
+            digest.copy_from_slice(&bytes[at..at + 32]);
+            Digest::from_bytes(digest)
+        };
+        let is_ours = bytes.starts_with(&MAGIC) && word(8) == FORMAT;
+        let cuts = Cuts::from_code(word(12)).filter(|_| is_ours)?;
+        Some(Self {
+            cuts,
+            chunks: word(16) as usize,
+            lists: word(20) as usize,
+            artifact: digest(24),
+            check: digest(56),
+        })
+    }
 }
 
 fn file_of(slot: SlotName, name: &str) -> String {
@@ -223,20 +296,5 @@ fn file_of(slot: SlotName, name: &str) -> String {
     format!("slot-{slot}.{name}.held")
 }
 
-impl Held {
-    /// What was kept of an artifact with that digest in that slot.
-    pub(super) fn load(hints: &Hints, slot: SlotName, name: &str, artifact: &Digest) -> Option<Self> {
-        let held = Self::decode(hints.load(&file_of(slot, name), MAX_FILE_BYTES)?)?;
-        (held.artifact == *artifact).then_some(held)
-    }
-
-    /// Keeps it for when that slot is the source; where that cannot be, the slot is read then.
-    pub(super) fn keep(&self, hints: &Hints, lock: &StateLock, slot: SlotName, name: &str) {
-        if self.bytes.len() as u64 > MAX_FILE_BYTES {
-            return;
-        }
-        if let Err(error) = hints.save(lock, &file_of(slot, name), &self.bytes) {
-            tracing::warn!(%error, "what slot {slot} holds of {name} is not kept; it is read when it is needed");
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -32,13 +32,10 @@ async fn what_a_slot_holds_is_known_without_reading_it() {
         let reader = PartitionReader::open(node.control.device(), &partition).unwrap();
         let seed = Seed::new(reader, artifact.size_bytes);
         let read = Held::by_reading(seed, artifact.digest, kept.cuts(), &cancel).unwrap();
-        assert_eq!(kept, read);
+        assert_eq!(kept.sorted(), read.sorted());
         // Of another release, or damaged, it is none.
         let other = Digest::of(b"another");
-        assert_eq!(
-            Held::load(&Hints::new(&node.state), SlotName::B, name, &other),
-            None
-        );
+        assert!(Held::load(&Hints::new(&node.state), SlotName::B, name, &other).is_none());
         let file = fixture.path("state").join(format!("slot-b.{name}.held"));
         let whole = std::fs::read(&file).unwrap();
         for at in (0..whole.len()).step_by(7) {
@@ -46,7 +43,7 @@ async fn what_a_slot_holds_is_known_without_reading_it() {
             damaged[at] ^= 1;
             std::fs::write(&file, damaged).unwrap();
             let loaded = Held::load(&Hints::new(&node.state), SlotName::B, name, &artifact.digest);
-            assert_eq!(loaded, None, "byte {at}");
+            assert!(loaded.is_none(), "byte {at}");
         }
     }
 }
