@@ -1,18 +1,20 @@
-//! Reading a partition ahead of whoever hashes it. One thread reads past the page cache, in the order in
-//! which it is told, into a few buffers that go round, so that the disk and the processor work at the same
-//! time. Never writes; what it gives is proven by whoever takes it.
+//! Reading a partition ahead of whoever hashes it. A few threads read past the page cache, in the order in
+//! which they are told, into buffers that go round, so that the disk and the processor work at the same time,
+//! and the disk has more than one thing to do. Never writes; what it gives is proven by whoever takes it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
 use super::StageError;
 use crate::disk::{AlignedBuf, DIRECT_ALIGN, PartitionReader};
 
 /// Read at a time, in bytes; a longer place is read in one all the same.
-pub(super) const PIECE_BYTES: usize = 512 << 10;
-/// Buffers that go round: one is read into while the other is used.
-const BUFFERS: usize = 2;
+pub(super) const PIECE_BYTES: usize = 256 << 10;
+/// Threads, each of which reads into one buffer while another one is used.
+const READERS: usize = 3;
 
 /// Some bytes of a partition, and around them what it takes to read past the cache.
 struct Piece {
@@ -25,9 +27,32 @@ struct Piece {
 
 /// See the module.
 pub(super) struct Ahead {
-    pieces: Receiver<Result<Piece, StageError>>,
+    pieces: Receiver<(u64, Result<Piece, StageError>)>,
     give_back: Sender<AlignedBuf>,
+    /// What came before its turn.
+    early: BTreeMap<u64, Result<Piece, StageError>>,
+    /// The number of the next piece.
+    next: u64,
     current: Piece,
+}
+
+/// What the readers take their work from, one after another.
+struct Work<P> {
+    places: P,
+    spare: Receiver<AlignedBuf>,
+    /// The number of the next place.
+    next: u64,
+}
+
+impl<P: Iterator<Item = Result<Range<u64>, StageError>>> Work<P> {
+    /// The next place and memory for it; waits for both. None: there is no more to do.
+    fn take(&mut self) -> Option<(u64, Result<Range<u64>, StageError>, AlignedBuf)> {
+        // Nobody gives back: nobody reads on.
+        let memory = self.spare.recv().ok()?;
+        let place = self.places.next()?;
+        self.next += 1;
+        Some((self.next - 1, place, memory))
+    }
 }
 
 impl Ahead {
@@ -40,28 +65,40 @@ impl Ahead {
     ) -> Self {
         let (to_user, pieces) = channel();
         let (give_back, spare) = channel();
-        for _ in 1..BUFFERS {
+        for _ in 0..READERS {
             // The receiver is right here.
-            let _ = give_back.send(AlignedBuf::new(PIECE_BYTES));
+            let _ = give_back.send(AlignedBuf::new(0));
         }
-        scope.spawn(move || {
-            for place in places {
-                // Nobody gives back: nobody reads on.
-                let Ok(memory) = spare.recv() else { return };
-                let piece = place.and_then(|place| read(&reader, place, memory));
-                let is_last = piece.is_err();
-                if to_user.send(piece).is_err() || is_last {
-                    return;
+        let work = Arc::new(Mutex::new(Work {
+            places,
+            spare,
+            next: 0,
+        }));
+        for _ in 0..READERS {
+            let (work, reader, to_user) = (work.clone(), reader.clone(), to_user.clone());
+            scope.spawn(move || {
+                loop {
+                    let taken = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let Some((number, place, memory)) = taken else {
+                        return;
+                    };
+                    let piece = place.and_then(|place| read(&reader, place, memory));
+                    let is_last = piece.is_err();
+                    if to_user.send((number, piece)).is_err() || is_last {
+                        return;
+                    }
                 }
-            }
-        });
+            });
+        }
         Self {
             pieces,
             give_back,
+            early: BTreeMap::new(),
+            next: 0,
             current: Piece {
                 at: 0,
                 wanted: 0..0,
-                memory: AlignedBuf::new(PIECE_BYTES),
+                memory: AlignedBuf::new(0),
             },
         }
     }
@@ -71,17 +108,22 @@ impl Ahead {
     /// # Errors
     /// Of the places, and of reading.
     pub(super) fn advance(&mut self) -> Result<bool, StageError> {
-        // The thread may have ended.
+        // The readers may have ended.
         let used = std::mem::replace(&mut self.current.memory, AlignedBuf::new(0));
         let _ = self.give_back.send(used);
         self.current.wanted = 0..0;
-        match self.pieces.recv() {
-            Ok(piece) => {
-                self.current = piece?;
-                Ok(true)
+        let piece = loop {
+            if let Some(piece) = self.early.remove(&self.next) {
+                break piece;
             }
-            Err(_) => Ok(false),
-        }
+            match self.pieces.recv() {
+                Ok((number, piece)) => self.early.insert(number, piece),
+                Err(_) => return Ok(false),
+            };
+        };
+        self.next += 1;
+        self.current = piece?;
+        Ok(true)
     }
 
     /// What was read last.

@@ -17,7 +17,7 @@ use crate::disk::{AlignedBuf, SlotWriter};
 /// Written at a time, in bytes.
 const SEGMENT_BYTES: usize = 512 << 10;
 /// Segments that are being filled, waiting or being written.
-const SEGMENTS: usize = 4;
+const SEGMENTS: usize = 3;
 /// Flushed after so many written bytes.
 const FLUSH_BYTES: u64 = 64 << 20;
 

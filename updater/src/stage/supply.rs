@@ -22,7 +22,7 @@ use super::write::{Counter, blocking};
 
 /// Pages that are planned together: those to be fetched, and all.
 const UNKNOWN_TOGETHER: usize = 128;
-const PAGES_TOGETHER: usize = 1024;
+const PAGES_TOGETHER: usize = 4096;
 
 /// After this many frames in a row that do not stand in the target, only each [`LOOK_AGAIN_EVERY`]th is
 /// looked at until one does again: reading a slot full of another release is not free.

@@ -35,13 +35,13 @@ const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 const MAX_PLACES: usize = 4;
 
 /// Chunks that are sorted together.
-const RUN_CHUNKS: usize = 128 << 10;
+const RUN_CHUNKS: usize = 64 << 10;
 /// Chunks that are read together.
 const LEAF_CHUNKS: usize = 512;
 const LEAF_BYTES: usize = LEAF_CHUNKS * CHUNK_BYTES;
 const RUN_LEAVES: usize = RUN_CHUNKS / LEAF_CHUNKS;
 /// Leaves that are remembered.
-const LEAVES: usize = 256;
+const LEAVES: usize = 128;
 
 fn tag(id: &ChunkId) -> u32 {
     let bytes = id.as_bytes();
