@@ -11,7 +11,7 @@ use crate::fetch::{Fetcher, RetryPolicy, Timeouts};
 use crate::trust::{StoreWatch, Unwatched};
 
 /// [`RepositoryConfig::parallel_requests`] where nothing else is said.
-pub const DEFAULT_PARALLEL_REQUESTS: usize = 4;
+pub const DEFAULT_PARALLEL_REQUESTS: usize = 3;
 
 /// The most bytes of each metadata file, and the most roots in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::disk::{AlignedBuf, DIRECT_ALIGN, PartitionReader};
 /// Read at a time, in bytes; a longer place is read in one all the same.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// Threads, each of which reads into one buffer while another one is used.
-const READERS: usize = 3;
+const READERS: usize = 2;
 
 /// Some bytes of a partition, and around them what it takes to read past the cache.
 struct Piece {
