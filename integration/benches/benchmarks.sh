@@ -13,7 +13,8 @@ rounds=${ROUNDS:-3}
 kinds=("$@")
 [ ${#kinds[@]} -gt 0 ] || kinds=(ext4 squashfs erofs lz4.erofs)
 page=docs/benchmarks.md
-results=target/release-images
+# cargo runs a bench in its package's folder.
+results=$PWD/target/release-images
 integration/benches/release-images.sh "${kinds[@]}"
 # shellcheck source=integration/apt-sources.sh
 source integration/apt-sources.sh
