@@ -1,7 +1,8 @@
 //! What a segment of a new image is made of: where its chunks stand in the old image, and where something
 //! like the rest of it stands.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -20,6 +21,9 @@ use crate::digest::Digest;
 const LIKE_BYTES: u64 = 128 * 1024;
 /// ... with so many before and behind.
 const AROUND_BYTES: u64 = 4 * 1024;
+/// A piece is referred to if it has about so many bytes of the new that no better piece has: each costs the
+/// node a read, and the compressor room.
+const LEAST_LIKE_BYTES: usize = 2048;
 /// Of the places of a chunk so many are looked at for the best.
 const MAX_PLACES: usize = 64;
 
@@ -181,7 +185,8 @@ impl Old {
         Ok((Segment { id, source }, stored))
     }
 
-    /// What a segment refers to: all that moved, and as much as is allowed of what is most like the rest.
+    /// What a segment refers to: all that moved, and what is most like the rest, as far as it is worth it and
+    /// allowed.
     fn references(&self, content: &[u8], compared: &Compared) -> Vec<Reference> {
         let moved = compared.moved.iter();
         let mut ranges: Vec<(u64, u64)> = moved
@@ -190,15 +195,13 @@ impl Old {
         // What moved is at most a segment.
         let mut room =
             u64::from(MAX_REFERENCE_BYTES) - ranges.iter().map(|(from, to)| to - from).sum::<u64>();
-        let mut votes: HashMap<u64, u32> = HashMap::new();
+        let mut like = Like::default();
         for (from, to) in &compared.new {
-            self.anchors.places(&content[*from..*to], |place, _| {
-                *votes.entry(place / LIKE_BYTES).or_default() += 1;
+            self.anchors.places(&content[*from..*to], |place, at| {
+                like.add(place / LIKE_BYTES, from + at);
             });
         }
-        let mut votes: Vec<(u64, u32)> = votes.into_iter().collect();
-        votes.sort_unstable_by_key(|(piece, count)| (std::cmp::Reverse(*count), *piece));
-        for (piece, _) in votes {
+        for piece in like.best(LEAST_LIKE_BYTES / self.anchors.spacing_bytes()) {
             let from = (piece * LIKE_BYTES).saturating_sub(AROUND_BYTES);
             let to = ((piece + 1) * LIKE_BYTES + AROUND_BYTES).min(self.size);
             // Those that overlap take less than this.
@@ -209,6 +212,47 @@ impl Old {
             ranges.push((from, to));
         }
         merge(ranges)
+    }
+}
+
+/// Which pieces of the old image have what of the new one.
+#[derive(Debug, Default)]
+struct Like {
+    /// By piece: where in the new each of its anchors stands.
+    pieces: HashMap<u64, Vec<usize>>,
+}
+
+impl Like {
+    fn add(&mut self, piece: u64, at: usize) {
+        self.pieces.entry(piece).or_default().push(at);
+    }
+
+    /// The best piece, then the one that adds most to it, and so on, as long as one adds `least` anchors, and
+    /// one at least.
+    fn best(self, least: usize) -> impl Iterator<Item = u64> {
+        let least = least.max(1);
+        let mut left: BinaryHeap<(usize, Reverse<u64>, Vec<usize>)> = self
+            .pieces
+            .into_iter()
+            .filter(|(_, anchors)| anchors.len() >= least)
+            .map(|(piece, anchors)| (anchors.len(), Reverse(piece), anchors))
+            .collect();
+        let mut found = HashSet::new();
+        std::iter::from_fn(move || {
+            loop {
+                let (count, piece, mut anchors) = left.pop()?;
+                anchors.retain(|at| !found.contains(at));
+                anchors.dedup();
+                if anchors.len() == count {
+                    found.extend(anchors);
+                    return Some(piece.0);
+                }
+                // Some of it is in pieces that were chosen since.
+                if anchors.len() >= least {
+                    left.push((anchors.len(), piece, anchors));
+                }
+            }
+        })
     }
 }
 
@@ -239,4 +283,28 @@ fn read(file: &File, references: &[Reference]) -> io::Result<Vec<u8>> {
         left = behind;
     }
     Ok(ground)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Like;
+
+    #[test]
+    fn a_piece_is_chosen_for_what_no_better_one_has() {
+        let mut like = Like::default();
+        let pieces: [(u64, &[usize]); 5] = [
+            (1, &[0, 1, 2, 3, 4, 5]),
+            // All of it is in the best.
+            (2, &[1, 2, 3, 4, 5]),
+            // Three more than that.
+            (3, &[4, 5, 6, 7, 8]),
+            // Of the same place twice, which counts once.
+            (4, &[9, 9, 9, 10]),
+            (5, &[11, 12, 13]),
+        ];
+        for (piece, places) in pieces {
+            places.iter().for_each(|at| like.add(piece, *at));
+        }
+        assert_eq!(like.best(3).collect::<Vec<_>>(), [1, 3, 5]);
+    }
 }

@@ -97,6 +97,11 @@ impl Anchors {
         }
     }
 
+    /// One in so many bytes of the image is an anchor.
+    pub fn spacing_bytes(&self) -> usize {
+        1 << self.anchoring.zero_bits
+    }
+
     /// Calls `found` with the places in the image of what stands in `bytes`, and where it stands there.
     pub fn places(&self, bytes: &[u8], mut found: impl FnMut(u64, usize)) {
         self.anchoring.anchors(bytes, |hash, at| {
