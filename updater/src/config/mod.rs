@@ -42,7 +42,7 @@ const MAX_MIRRORS: usize = 8;
 const MAX_FETCHES_AT_ONCE: usize = 32;
 /// Below this a release would take weeks, and no one means it.
 const LEAST_LIMIT_BYTES_PER_SECOND: u64 = 1000;
-const DEFAULT_FETCHES_AT_ONCE: usize = 4;
+const DEFAULT_FETCHES_AT_ONCE: usize = 3;
 const DEFAULT_CONFIRM_WAIT: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_HEALTH_DEADLINE: Duration = Duration::from_secs(10 * 60);
 const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);

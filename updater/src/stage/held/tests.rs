@@ -1,3 +1,4 @@
+//! A kept file of several runs, and what is found in it.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
