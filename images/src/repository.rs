@@ -69,6 +69,12 @@ impl Repository {
         &self.name
     }
 
+    /// [`RepositoryConfig::parallel_requests`], at least one.
+    #[must_use]
+    pub fn parallel_requests(&self) -> usize {
+        self.fetcher.parallel()
+    }
+
     /// The versions that were verified.
     #[must_use]
     pub fn versions(&self) -> MetadataVersions {

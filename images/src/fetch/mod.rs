@@ -51,6 +51,7 @@ pub const MAX_REDIRECTS: usize = 3;
 pub struct Fetcher {
     timeouts: Timeouts,
     retry: RetryPolicy,
+    parallel: usize,
     places: Semaphore,
     mirrors: Mirrors,
     limit: Option<Limit>,
@@ -75,6 +76,7 @@ impl Fetcher {
         Ok(Self {
             timeouts,
             retry,
+            parallel: parallel.max(1),
             places: Semaphore::new(parallel.max(1)),
             mirrors: Mirrors::new(Vec::new()),
             limit: None,
@@ -203,6 +205,12 @@ impl Fetcher {
     pub fn serves_ranges(&self) -> Option<bool> {
         let seen = self.mirrors.ranges(Instant::now())?;
         Some(seen == Ranges::Served)
+    }
+
+    /// So many files, or ranges of them, are fetched at the same time at most; at least one.
+    #[must_use]
+    pub fn parallel(&self) -> usize {
+        self.parallel
     }
 
     /// What came over the wire for all its transfers so far.

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// Memory of so many bytes goes round; a shorter range is put into it too, if it is not much shorter.
+/// Memory of so many bytes goes round, which is what callers gather ranges to; a shorter one is put into it
+/// too, if it is not much shorter, and one that is longer is on its own.
 const ROUND_BYTES: usize = 1 << 20;
 const LEAST_BYTES: usize = ROUND_BYTES / 4;
 /// So much is kept that nobody uses.

@@ -143,7 +143,6 @@ impl Job {
             lock: Arc::new(lock),
             target: running.other(),
             running,
-            fetches_at_once: settings.fetches_at_once,
             reuse: Reuse::Running,
             progress: Arc::new(move |progress| {
                 *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
@@ -189,6 +188,7 @@ pub async fn load_repository(
     let datastore = settings.state_dir.join("trust").join(&known.name);
     let mut config = RepositoryConfig::new(known.name.clone(), known.url.clone(), root, datastore);
     config.mirrors = known.mirrors.clone();
+    config.parallel_requests = settings.fetches_at_once;
     config.max_bytes_per_second = settings.max_bytes_per_second;
     config.watch = Arc::new(TrustGate::new(Arc::clone(gate)));
     if let Some(certificates) = &known.ca_certificates {

@@ -89,7 +89,6 @@ pub(super) async fn stage(session: &Session, wanted: &Staging) -> Result<Answer,
         lock: Arc::new(lock),
         target: running.other(),
         running,
-        fetches_at_once: session.settings().fetches_at_once,
         reuse: if wanted.fetch_all {
             Reuse::Nothing
         } else {

@@ -18,6 +18,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use drydock_images::DEFAULT_PARALLEL_REQUESTS;
 use url::Url;
 
 use crate::disk::{Loader, SlotSelectors};
@@ -42,7 +43,6 @@ const MAX_MIRRORS: usize = 8;
 const MAX_FETCHES_AT_ONCE: usize = 32;
 /// Below this a release would take weeks, and no one means it.
 const LEAST_LIMIT_BYTES_PER_SECOND: u64 = 1000;
-const DEFAULT_FETCHES_AT_ONCE: usize = 3;
 const DEFAULT_CONFIRM_WAIT: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_HEALTH_DEADLINE: Duration = Duration::from_secs(10 * 60);
 const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -219,7 +219,7 @@ fn check(fragment: Fragment, host_name: &str) -> Result<Settings, String> {
     let fetches_at_once = fragment
         .releases
         .fetches_at_once
-        .unwrap_or(DEFAULT_FETCHES_AT_ONCE);
+        .unwrap_or(DEFAULT_PARALLEL_REQUESTS);
     if !(1..=MAX_FETCHES_AT_ONCE).contains(&fetches_at_once) {
         return Err(format!(
             "`releases.fetches_at_once` is {fetches_at_once}, not 1 to {MAX_FETCHES_AT_ONCE}"

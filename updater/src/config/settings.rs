@@ -35,7 +35,7 @@ pub struct Settings {
     pub allow_downgrade: bool,
     /// May a release with another kernel be armed where the loader does not count tries?
     pub unguarded_kernel: bool,
-    /// Chunks that are fetched at the same time.
+    /// Ranges of a repository that are fetched at the same time.
     pub fetches_at_once: usize,
     /// What all fetches from a repository together may receive. `None`: no limit.
     pub max_bytes_per_second: Option<NonZeroU64>,

@@ -14,17 +14,16 @@ use drydock_images::delta::{
     Source,
 };
 use drydock_images::{Artifact, Repository};
-use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::StageError;
 use super::ahead::pieces;
 use super::drain::{Drain, Put};
 use super::plan::{Copies, Ranges};
 use super::seed::Seed;
+use super::supply::pass_on;
 use super::write::Counter;
 
 /// After so many frames in a row that do not stand in the target no more are looked for: a staging that was
@@ -41,7 +40,6 @@ pub(super) struct DeltaSupplier {
     pub artifact: Artifact,
     pub described: DeltaArtifact,
     pub head: Arc<DeltaHead>,
-    pub at_once: usize,
 }
 
 /// Stored bytes of a delta's frames, from that place on.
@@ -91,35 +89,22 @@ impl DeltaSupplier {
         counter: &Counter,
         to: &Sender<Fetched>,
     ) -> Result<(), StageError> {
-        let fetches = ranges.into_iter().map(|range| self.fetch(range));
-        let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
-        // No range is taken before there is a place for it, so that none waits between the two.
-        while let Ok(place) = to.reserve().await {
-            let Some(range) = fetched.try_next().await? else {
-                break;
-            };
-            counter.wire(range.1.len() as u64);
-            place.send(range);
-        }
-        Ok(())
-    }
-
-    /// On a task of its own, which goes on while nobody asks for the outcome.
-    async fn fetch(&self, range: Range<u64>) -> Result<Fetched, StageError> {
-        let (supplier, at) = (self.clone(), range.start);
-        let task = tokio::spawn(async move {
-            let Self {
-                repository,
-                artifact,
-                described,
-                ..
-            } = &supplier;
-            repository.delta_range(artifact, described, range).await
+        let fetches = ranges.into_iter().map(|range| {
+            let of = self.clone();
+            async move {
+                let at = range.start;
+                let stored = of
+                    .repository
+                    .delta_range(&of.artifact, &of.described, range)
+                    .await?;
+                Ok((at, stored))
+            }
         });
-        let stored = AbortOnDropHandle::new(task)
-            .await
-            .map_err(|error| StageError::Stopped(error.to_string()))??;
-        Ok((at, stored))
+        pass_on(fetches, &self.repository, to, |(at, stored): Fetched| {
+            counter.wire(stored.len() as u64);
+            (at, stored)
+        })
+        .await
     }
 
     pub(super) fn unfit(&self, why: &dyn std::fmt::Display) -> Fit {

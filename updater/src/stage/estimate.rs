@@ -41,7 +41,7 @@ pub async fn estimate(
         total: manifest.total_bytes(),
         ..Estimate::default()
     };
-    let (ways, asked) = ways(repository, manifest, Some(&running), 1).await?;
+    let (ways, asked) = ways(repository, manifest, Some(&running)).await?;
     estimate.fetch += asked.bytes;
     estimate.requests += asked.requests;
     for (artifact, way) in ways {
@@ -70,7 +70,6 @@ pub async fn estimate(
             artifact,
             index,
             held: Arc::new(held),
-            at_once: 1,
         };
         let (mut from, mut looks) = (0, Looks::at(nothing_stands));
         while from < supplier.index.pages().len() {

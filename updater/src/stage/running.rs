@@ -73,12 +73,14 @@ impl Running {
         cancel: &CancellationToken,
     ) -> Result<Held, StageError> {
         let (seed, recorded) = self.seed(artifact)?;
-        let digest = recorded.unwrap_or_else(|| Digest::of(&[]));
+        let Some(digest) = recorded else {
+            return Held::by_reading(seed, cuts, cancel);
+        };
         let kept = Held::load(&self.hints, self.slot, artifact.as_str(), &digest);
         if let Some(kept) = kept.filter(|kept| kept.cuts() == cuts) {
             return Ok(kept);
         }
-        if let (Some(lock), Some(_)) = (lock, recorded) {
+        if let Some(lock) = lock {
             let keeping = Keeping {
                 hints: &self.hints,
                 lock,
@@ -89,6 +91,6 @@ impl Running {
                 return Ok(kept);
             }
         }
-        Held::by_reading(self.seed(artifact)?.0, digest, cuts, cancel)
+        Held::by_reading(self.seed(artifact)?.0, cuts, cancel)
     }
 }

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use drydock_images::chunk::{Chunk, Page, PageRef, Part, check_chunks};
-use drydock_images::{Artifact, ChunkIndex, Repository};
+use drydock_images::{Artifact, ChunkIndex, Repository, TrustError};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc::Sender;
 use tokio_util::task::AbortOnDropHandle;
@@ -67,7 +66,6 @@ pub(super) struct Supplier {
     pub artifact: Artifact,
     pub index: Arc<ChunkIndex>,
     pub held: Arc<Held>,
-    pub at_once: usize,
 }
 
 impl Supplier {
@@ -87,7 +85,7 @@ impl Supplier {
             Ok::<_, StageError>(group.into_iter().zip(pages).collect::<Vec<_>>())
         });
         let fetched: Vec<Vec<(usize, Page)>> = stream::iter(fetches)
-            .buffered(self.at_once.max(1))
+            .buffered(self.repository.parallel_requests())
             .try_collect()
             .await?;
         let fetched: BTreeMap<usize, Page> = fetched.into_iter().flatten().collect();
@@ -144,18 +142,6 @@ impl Supplier {
         })
     }
 
-    /// Fetches a range on a task of its own, which goes on while nobody asks for the outcome: the assembly
-    /// may wait for a place among the fetches while this side waits for the assembly.
-    async fn fetch(&self, part: Part, range: Range<u64>) -> Result<(Part, u64, Bytes), StageError> {
-        let (repository, artifact) = (self.repository.clone(), self.artifact.clone());
-        let at = range.start;
-        let task = tokio::spawn(async move { repository.pack_range(&artifact, range).await });
-        let stored = AbortOnDropHandle::new(task)
-            .await
-            .map_err(|error| StageError::Stopped(error.to_string()))??;
-        Ok((part, at, stored))
-    }
-
     /// Sends all that the assembly needs; ends when it is sent, or when nobody wants it any more. While a
     /// batch is sent, the next one is planned.
     ///
@@ -195,21 +181,52 @@ impl Supplier {
         if to.send(Supply::Plans(batch.plans, batch.copies)).await.is_err() {
             return Ok(());
         }
-        let fetches = batch
-            .ranges
-            .into_iter()
-            .map(|(part, range)| self.fetch(part, range));
-        let mut fetched = stream::iter(fetches).buffered(self.at_once.max(1));
-        // No range is taken before there is a place for it, so that none waits between the two.
-        while let Ok(place) = to.reserve().await {
-            let Some((part, at, stored)) = fetched.try_next().await? else {
-                break;
-            };
+        let fetches = batch.ranges.into_iter().map(|(part, range)| {
+            let (repository, artifact) = (self.repository.clone(), self.artifact.clone());
+            async move {
+                let at = range.start;
+                let stored = repository.pack_range(&artifact, range).await?;
+                Ok((part, at, stored))
+            }
+        });
+        pass_on(fetches, &self.repository, to, |(part, at, stored)| {
             counter.wire(stored.len() as u64);
-            place.send(Supply::Stored(part, at, stored));
-        }
-        Ok(())
+            Supply::Stored(part, at, stored)
+        })
+        .await
     }
+}
+
+/// Fetches as many at the same time as the repository allows, and sends in order what came; ends when it is
+/// sent, or when nobody wants it any more. Each is on a task of its own, which goes on while nobody asks for
+/// the outcome: the assembly may wait for a place among the fetches while this side waits for the assembly.
+///
+/// # Errors
+/// What cannot be fetched.
+pub(super) async fn pass_on<T, F, S>(
+    fetches: impl Iterator<Item = F>,
+    repository: &Repository,
+    to: &Sender<S>,
+    mut as_sent: impl FnMut(T) -> S,
+) -> Result<(), StageError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, TrustError>> + Send + 'static,
+{
+    let fetches = fetches.map(|fetch| async move {
+        let task = AbortOnDropHandle::new(tokio::spawn(fetch));
+        let fetched = task.await;
+        Ok::<_, StageError>(fetched.map_err(|error| StageError::Stopped(error.to_string()))??)
+    });
+    let mut fetched = stream::iter(fetches).buffered(repository.parallel_requests());
+    // None is taken before there is a place for it, so that none waits between the two.
+    while let Ok(place) = to.reserve().await {
+        let Some(next) = fetched.try_next().await? else {
+            break;
+        };
+        place.send(as_sent(next));
+    }
+    Ok(())
 }
 
 /// Groups pages that are fetched in one request.

@@ -39,7 +39,6 @@ pub(super) async fn ways(
     repository: &Repository,
     manifest: &Manifest,
     running: Option<&Running>,
-    at_once: usize,
 ) -> Result<(Vec<(Artifact, Way)>, Asked), StageError> {
     let mut asked = Asked::default();
     let delta = match running {
@@ -49,7 +48,7 @@ pub(super) async fn ways(
     let mut ways = Vec::new();
     for artifact in &manifest.artifacts {
         let supplier = match &delta {
-            Some(delta) => delta_of(repository, artifact, delta, at_once, &mut asked).await,
+            Some(delta) => delta_of(repository, artifact, delta, &mut asked).await,
             None => None,
         };
         let way = match supplier {
@@ -100,7 +99,6 @@ async fn delta_of(
     repository: &Repository,
     artifact: &Artifact,
     delta: &Delta,
-    at_once: usize,
     asked: &mut Asked,
 ) -> Option<DeltaSupplier> {
     let described = delta.artifact(&artifact.name)?;
@@ -111,7 +109,6 @@ async fn delta_of(
             artifact: artifact.clone(),
             described: described.clone(),
             head: Arc::new(head),
-            at_once,
         }),
         Err(error) => {
             tracing::warn!(artifact = %artifact.name, %error, "the delta for this artifact is not used");

@@ -70,8 +70,6 @@ pub struct StageJob {
     pub lock: Arc<StateLock>,
     pub target: SlotName,
     pub running: SlotName,
-    /// Ranges that are fetched at the same time; each is at most [`drydock_images::MAX_RANGE_BYTES`].
-    pub fetches_at_once: usize,
     pub reuse: Reuse,
     pub progress: Arc<dyn Fn(StageProgress) + Send + Sync>,
 }
@@ -199,7 +197,7 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
     // Before the first write, unless it looks as if there will be none.
     let mut ways = Vec::new();
     if !is_recorded {
-        ways = find_ways(&work, &job.repository, job.reuse, job.fetches_at_once).await?;
+        ways = find_ways(&work, &job.repository, job.reuse).await?;
     }
     let beginning = work.clone();
     let writer = match blocking(move || beginning.begin(&terms, is_recorded)).await? {
@@ -207,7 +205,7 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
         Begun::ToWrite(writer) => Arc::new(writer),
     };
     if is_recorded {
-        ways = find_ways(&work, &job.repository, job.reuse, job.fetches_at_once).await?;
+        ways = find_ways(&work, &job.repository, job.reuse).await?;
     }
     for (artifact, way) in ways {
         let index = match way {
@@ -242,7 +240,6 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
             repository: job.repository.clone(),
             artifact,
             index,
-            at_once: job.fetches_at_once,
         };
         write_artifact(&work, &writer, supplier).await?;
     }
@@ -253,13 +250,12 @@ async fn find_ways(
     work: &Work,
     repository: &Repository,
     reuse: Reuse,
-    at_once: usize,
 ) -> Result<Vec<(Artifact, Way)>, StageError> {
     let running = match reuse {
         Reuse::Running => Some(&work.running),
         Reuse::Nothing => None,
     };
-    let (found, asked) = ways(repository, &work.manifest, running, at_once).await?;
+    let (found, asked) = ways(repository, &work.manifest, running).await?;
     work.counter.wire(asked.bytes);
     Ok(found)
 }

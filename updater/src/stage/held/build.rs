@@ -88,13 +88,17 @@ impl<'a> HeldBuilder<'a> {
         }
     }
 
-    fn end_run(&mut self) {
+    /// The run as it is stored.
+    fn take_run(&mut self) -> Vec<u8> {
         let mut run = std::mem::take(&mut self.run);
         run.sort_unstable_by_key(|chunk| u64::from_le_bytes(*chunk));
         self.chunks += run.len();
-        self.put(run.as_flattened());
-        run.clear();
-        self.run = run;
+        run.into_flattened()
+    }
+
+    fn end_run(&mut self) {
+        let run = self.take_run();
+        self.put(&run);
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -115,23 +119,18 @@ impl<'a> HeldBuilder<'a> {
     /// Ends the file, which is the artifact's from now on: call it when that was proven. Whether it is kept.
     pub(in super::super) fn keep(mut self, artifact: Digest, cuts: Cuts) -> bool {
         // The last run, the lists and the tail in one write.
-        let mut end = std::mem::take(&mut self.run);
-        end.sort_unstable_by_key(|chunk| u64::from_le_bytes(*chunk));
-        self.chunks += end.len();
+        let mut end = self.take_run();
         self.lists.sort_unstable();
-        let mut end = end.into_flattened();
         end.extend_from_slice(self.lists.as_flattened());
         self.hasher.update(&end);
-        let mut tail = Tail {
+        let tail = Tail {
             cuts,
             chunks: self.chunks,
             lists: self.lists.len(),
             artifact,
-            check: artifact,
         };
-        tail.check = tail.checksum(self.hasher);
         end.extend_from_slice(&tail.front());
-        end.extend_from_slice(tail.check.as_bytes());
+        end.extend_from_slice(tail.checksum(self.hasher).as_bytes());
         let To::File(mut file) = self.to else {
             return false;
         };
@@ -142,7 +141,7 @@ impl<'a> HeldBuilder<'a> {
         .is_ok()
     }
 
-    pub(super) fn into_memory(mut self, artifact: Digest, cuts: Cuts) -> Held {
+    pub(super) fn into_memory(mut self, cuts: Cuts) -> Held {
         self.end_run();
         self.lists.sort_unstable();
         let content = match self.to {
@@ -153,7 +152,6 @@ impl<'a> HeldBuilder<'a> {
         let chunks = content.as_chunks::<CHUNK_BYTES>().0;
         chunks.chunks(LEAF_CHUNKS).for_each(|leaf| shape.push(leaf));
         Held {
-            artifact,
             cuts,
             chunks: chunks.len(),
             fences: shape.fences,
@@ -176,13 +174,12 @@ impl Held {
     /// A cancellation.
     pub(in super::super) fn by_reading(
         seed: Seed,
-        artifact: Digest,
         cuts: Cuts,
         cancel: &CancellationToken,
     ) -> Result<Self, StageError> {
         let mut builder = HeldBuilder::in_memory();
         read_all(seed, cuts, cancel, &mut builder)?;
-        Ok(builder.into_memory(artifact, cuts))
+        Ok(builder.into_memory(cuts))
     }
 
     /// As [`Held::by_reading`], and kept; None where it cannot be. Blocks.

@@ -56,7 +56,6 @@ const fn tag_of(chunk: u64) -> u32 {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Held {
-    artifact: Digest,
     cuts: Cuts,
     chunks: usize,
     /// The tag that each leaf begins with.
@@ -108,7 +107,7 @@ impl Content {
 impl Held {
     /// Knows nothing: everything is fetched.
     pub(super) fn nothing(cuts: Cuts) -> Self {
-        HeldBuilder::in_memory().into_memory(Digest::of(&[]), cuts)
+        HeldBuilder::in_memory().into_memory(cuts)
     }
 
     /// Where a list with this id begins.
@@ -146,8 +145,7 @@ impl Held {
             if self.fences[leaf] > wanted || places.len() >= MAX_PLACES {
                 break;
             }
-            let chunks = (self.chunks - leaf * LEAF_CHUNKS).min(LEAF_CHUNKS);
-            let looked = self.content.leaf(leaf, chunks * CHUNK_BYTES, |chunks| {
+            let looked = self.leaf(leaf, |chunks| {
                 let from = chunks.partition_point(|chunk| tag_of(u64::from_le_bytes(*chunk)) < wanted);
                 let found = chunks[from..].iter().map(|chunk| u64::from_le_bytes(*chunk));
                 let found = found.take_while(|chunk| tag_of(*chunk) == wanted);
@@ -161,6 +159,11 @@ impl Held {
         places
     }
 
+    fn leaf<T>(&self, leaf: usize, look: impl FnOnce(&[[u8; CHUNK_BYTES]]) -> T) -> io::Result<T> {
+        let chunks = (self.chunks - leaf * LEAF_CHUNKS).min(LEAF_CHUNKS);
+        self.content.leaf(leaf, chunks * CHUNK_BYTES, look)
+    }
+
     /// By which rule it was cut.
     pub(super) fn cuts(&self) -> Cuts {
         self.cuts
@@ -168,13 +171,11 @@ impl Held {
 
     /// What was kept of an artifact with that digest in that slot.
     pub(super) fn load(hints: &Hints, slot: SlotName, name: &str, artifact: &Digest) -> Option<Self> {
-        let file = hints.open(&file_of(slot, name))?;
-        let held = Self::read(file)?;
-        (held.artifact == *artifact).then_some(held)
+        Self::read(hints.open(&file_of(slot, name))?, artifact)
     }
 
-    /// None for anything but what a [`HeldBuilder`] makes.
-    fn read(file: FileReader) -> Option<Self> {
+    /// None for anything but what a [`HeldBuilder`] makes of that artifact.
+    fn read(file: FileReader, artifact: &Digest) -> Option<Self> {
         let bytes = file.len_bytes();
         let tail_at = bytes.checked_sub(TAIL_BYTES as u64)?;
         if bytes > MAX_FILE_BYTES {
@@ -182,7 +183,7 @@ impl Held {
         }
         let mut tail = [0; TAIL_BYTES];
         file.read_at(&mut tail, tail_at).ok()?;
-        let tail = Tail::parse(&tail)?;
+        let (tail, check) = Tail::parse(&tail).filter(|(tail, _)| tail.artifact == *artifact)?;
         let mut hasher = Hasher::new();
         let mut shape = Shape::default();
         let mut leaf = vec![0; LEAF_BYTES];
@@ -200,12 +201,11 @@ impl Held {
         let mut lists = vec![[0; LIST_BYTES]; tail.lists];
         file.read_at(lists.as_flattened_mut(), chunk_bytes as u64).ok()?;
         hasher.update(lists.as_flattened());
-        if tail.checksum(hasher) != tail.check {
+        if tail.checksum(hasher) != check {
             return None;
         }
         let leaves = Leaves((0..LEAVES).map(|_| None).collect());
         Some(Self {
-            artifact: tail.artifact,
             cuts: tail.cuts,
             chunks: tail.chunks,
             fences: shape.fences,
@@ -246,7 +246,6 @@ struct Tail {
     chunks: usize,
     lists: usize,
     artifact: Digest,
-    check: Digest,
 }
 
 impl Tail {
@@ -269,7 +268,8 @@ impl Tail {
         hasher.finish()
     }
 
-    fn parse(bytes: &[u8; TAIL_BYTES]) -> Option<Self> {
+    /// And the digest at its end.
+    fn parse(bytes: &[u8; TAIL_BYTES]) -> Option<(Self, Digest)> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let digest = |at: usize| {
             let mut digest = [0; 32];
@@ -278,13 +278,13 @@ impl Tail {
         };
         let is_ours = bytes.starts_with(&MAGIC) && word(8) == FORMAT;
         let cuts = Cuts::from_code(word(12)).filter(|_| is_ours)?;
-        Some(Self {
+        let tail = Self {
             cuts,
             chunks: word(16) as usize,
             lists: word(20) as usize,
             artifact: digest(24),
-            check: digest(56),
-        })
+        };
+        Some((tail, digest(56)))
     }
 }
 

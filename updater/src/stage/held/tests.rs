@@ -16,11 +16,10 @@ impl Held {
     pub(in super::super) fn sorted(&self) -> (Vec<u64>, Vec<[u8; LIST_BYTES]>) {
         let mut chunks = Vec::new();
         for leaf in 0..self.fences.len() {
-            let count = (self.chunks - leaf * LEAF_CHUNKS).min(LEAF_CHUNKS);
             let look = |leaf: &[[u8; CHUNK_BYTES]]| {
                 chunks.extend(leaf.iter().map(|chunk| u64::from_le_bytes(*chunk)));
             };
-            self.content.leaf(leaf, count * CHUNK_BYTES, look).unwrap();
+            self.leaf(leaf, look).unwrap();
         }
         chunks.sort_unstable();
         (chunks, self.lists.clone())
@@ -118,7 +117,7 @@ fn what_is_kept_of_several_runs_is_found_again() {
 
     let mut builder = HeldBuilder::in_memory();
     put(&mut builder, &image);
-    let held = builder.into_memory(artifact, cuts());
+    let held = builder.into_memory(cuts());
     holds_what_the_image_has(&held, &image, &lists);
     assert_eq!(held.sorted(), kept.sorted());
     assert_eq!(held.runs, kept.runs);

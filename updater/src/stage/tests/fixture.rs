@@ -146,7 +146,6 @@ impl Fixture {
             lock: Arc::new(node.state.lock(LockName::Slot).unwrap()),
             target: SlotName::B,
             running: SlotName::A,
-            fetches_at_once: 4,
             reuse: Reuse::Running,
             progress: Arc::new(|_| {}),
         }

@@ -31,7 +31,7 @@ async fn what_a_slot_holds_is_known_without_reading_it() {
         let partition = node.slots().b.artifact(name).unwrap().clone();
         let reader = PartitionReader::open(node.control.device(), &partition).unwrap();
         let seed = Seed::new(reader, artifact.size_bytes);
-        let read = Held::by_reading(seed, artifact.digest, kept.cuts(), &cancel).unwrap();
+        let read = Held::by_reading(seed, kept.cuts(), &cancel).unwrap();
         assert_eq!(kept.sorted(), read.sorted());
         // Of another release, or damaged, it is none.
         let other = Digest::of(b"another");
@@ -118,6 +118,33 @@ async fn what_the_running_slot_does_not_hold_after_all_is_fetched() {
             sound.fetched
         );
     }
+}
+
+/// What the configuration allows is what the repository fetches at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_says_how_much_is_fetched_at_the_same_time() {
+    let fixture = Fixture::new(&[1]).await;
+    let text = format!(
+        r#"
+        node = {{ board = "generic", arch = "amd64" }}
+        disk = {{ path = "/dev/sda", loader = "gptprio" }}
+        slots.A = {{ boot = "PARTLABEL=KERN-A", artifacts.root = "PARTLABEL=ROOT-A" }}
+        slots.B = {{ boot = "PARTLABEL=KERN-B", artifacts.root = "PARTLABEL=ROOT-B" }}
+        paths = {{ state = {state:?}, run = "/run/drydock" }}
+        repositories = [{{ name = "test", url = "{url}", root = {root:?} }}]
+        releases.fetches_at_once = 7
+        health.checks = [{{ name = "true", command = ["/bin/true"] }}]
+        "#,
+        state = fixture.path("state"),
+        url = Url::from_directory_path(fixture.path("repo")).unwrap(),
+        root = fixture.path("keys").join("1.root.json"),
+    );
+    let file = fixture.path("updater.toml");
+    std::fs::write(&file, text).unwrap();
+    let settings = crate::config::load(&[file], "node-1").unwrap().settings;
+    let gate: Arc<dyn WriteGate> = Arc::new(OpenGate);
+    let loaded = crate::agent::load_repository(&settings, &settings.repositories[0], now(), &gate);
+    assert_eq!(loaded.await.unwrap().parallel_requests(), 7);
 }
 
 /// The assembly fetches what no plan foresaw through the same few places as the ranges that wait for it.
