@@ -96,6 +96,16 @@ pub enum ReleaseError {
         /// Why it was withdrawn.
         reason: String,
     },
+    /// No artifact's delta is worth its bytes.
+    #[error(
+        "a delta from {from} to {to} would save less than a tenth of what nodes fetch without it, so none is made"
+    )]
+    SavesTooLittle {
+        /// The release that nodes run.
+        from: Digest,
+        /// The release that they get.
+        to: Digest,
+    },
     /// The manifest that would come out breaks a rule.
     #[error(transparent)]
     Manifest(#[from] ManifestError),

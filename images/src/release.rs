@@ -95,23 +95,61 @@ impl Known {
         let Some(artifact) = release.manifest().artifact(name.as_str()) else {
             return Ok(());
         };
-        let (_, index) = release.index(artifact)?;
-        let path = release.pack(artifact);
-        let file = File::open(&path).map_err(ReleaseError::io("read", &path))?;
-        let mut stored = Vec::new();
-        for named in index.pages() {
-            stored.resize(named.page_bytes as usize, 0);
-            file.read_exact_at(&mut stored, named.page_at)
-                .map_err(ReleaseError::io("read", &path))?;
-            let page = named.read(&stored).map_err(|error| ReleaseError::Release {
-                path: path.clone(),
-                detail: error.to_string(),
-            })?;
+        each_page(release, artifact, |named, page| {
             self.lists.insert(named.list);
             self.chunks.extend(page.list().chunks().map(|chunk| chunk.id));
-        }
-        Ok(())
+        })
     }
+
+    /// Stored bytes that someone who has all of this fetches for an artifact in chunks: its index, lists that
+    /// are new, and frames with a chunk that is new.
+    ///
+    /// # Errors
+    /// Its index or a page is missing or wrong.
+    pub fn chunks_bytes(&self, release: &ReleaseDir, artifact: &Artifact) -> Result<u64, ReleaseError> {
+        let mut fetched = artifact.index.size;
+        each_page(release, artifact, |named, page| {
+            if self.lists.contains(&named.list) {
+                return;
+            }
+            fetched += u64::from(named.page_bytes);
+            let new: Vec<bool> = page
+                .list()
+                .chunks()
+                .map(|chunk| !self.chunks.contains(&chunk.id))
+                .collect();
+            for frame in page.frames() {
+                let inside = new.iter().skip(usize::from(frame.first_chunk));
+                if inside.take(usize::from(frame.chunks)).any(|new| *new) {
+                    fetched += u64::from(frame.stored_bytes);
+                }
+            }
+        })?;
+        Ok(fetched)
+    }
+}
+
+/// Reads all pages of an artifact, without what they list.
+fn each_page(
+    release: &ReleaseDir,
+    artifact: &Artifact,
+    mut each: impl FnMut(&PageRef, &Page),
+) -> Result<(), ReleaseError> {
+    let (_, index) = release.index(artifact)?;
+    let path = release.pack(artifact);
+    let file = File::open(&path).map_err(ReleaseError::io("read", &path))?;
+    let mut stored = Vec::new();
+    for named in index.pages() {
+        stored.resize(named.page_bytes as usize, 0);
+        file.read_exact_at(&mut stored, named.page_at)
+            .map_err(ReleaseError::io("read", &path))?;
+        let page = named.read(&stored).map_err(|error| ReleaseError::Release {
+            path: path.clone(),
+            detail: error.to_string(),
+        })?;
+        each(named, &page);
+    }
+    Ok(())
 }
 
 /// Reads a pack from its first byte to its last and compares every page, frame and chunk with what the

@@ -1,5 +1,7 @@
 //! What a node does, without a partition to write to: from the trusted root to the last byte of a
-//! release, and, where asked, of images on this machine.
+//! release and of the deltas that lead to it, and, where asked, of images on this machine.
+
+mod delta;
 
 use std::fs::File;
 use std::io::Read;
@@ -11,6 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::chunk::{Page, PageRef, Part, Rebuilder};
+use crate::delta::{Delta, DeltaArtifact};
 use crate::digest::{Digest, Hasher};
 use crate::manifest::{Artifact, Manifest};
 use crate::names::ArtifactName;
@@ -67,6 +70,21 @@ pub struct VerifiedRelease {
     pub expires: Timestamp,
     /// Its artifacts.
     pub artifacts: Vec<VerifiedArtifact>,
+    /// The deltas that lead to it.
+    pub deltas: Vec<VerifiedDelta>,
+}
+
+/// A delta whose bytes were all as they were signed. What a node makes of them is compared again, segment
+/// by segment.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedDelta {
+    /// The release that it leads from.
+    pub from: Digest,
+    /// The artifacts that it makes.
+    pub artifacts: Vec<ArtifactName>,
+    /// What came over the wire for it, in bytes.
+    pub fetched_bytes: u64,
 }
 
 /// An artifact that was verified to its last byte.
@@ -87,7 +105,103 @@ pub struct VerifiedArtifact {
     pub image: Option<PathBuf>,
 }
 
-/// Fetches every byte of a release that may be staged at `now` and compares it with what was signed.
+/// A release that may be staged, and what there is of it to verify.
+#[derive(Debug)]
+pub struct Verification<'a> {
+    repository: &'a Repository,
+    manifest: Manifest,
+    deltas: Vec<Delta>,
+}
+
+impl<'a> Verification<'a> {
+    /// Looks up a release that may be staged at `now`, and the deltas that lead to it.
+    ///
+    /// # Errors
+    /// Not listed, withdrawn, expired, or one of these few files is not as signed.
+    pub async fn of(
+        repository: &'a Repository,
+        release: &Digest,
+        now: Timestamp,
+    ) -> Result<Self, TrustError> {
+        let manifest = repository.stageable(release, now).await?;
+        let mut from: Vec<Digest> = repository
+            .deltas()
+            .into_iter()
+            .filter_map(|(from, to)| (to == *release).then_some(from))
+            .collect();
+        from.sort_unstable();
+        let mut deltas = Vec::with_capacity(from.len());
+        for from in &from {
+            deltas.extend(repository.delta(from, release).await?);
+        }
+        Ok(Self {
+            repository,
+            manifest,
+            deltas,
+        })
+    }
+
+    /// Bytes of which [`Verification::run`] tells its progress: of the artifacts, and of the deltas as they
+    /// are stored.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        let deltas = self.deltas.iter().flat_map(|delta| &delta.artifacts);
+        self.manifest.total_bytes() + deltas.map(DeltaArtifact::stored_bytes).sum::<u64>()
+    }
+
+    /// Fetches every byte, compares it with what was signed, and compares the images with the artifacts.
+    ///
+    /// # Errors
+    /// The first thing that is not as signed.
+    pub async fn run(
+        self,
+        images: &[LocalImage],
+        progress: &Progress,
+    ) -> Result<VerifiedRelease, VerifyError> {
+        let Self {
+            repository,
+            manifest,
+            deltas,
+        } = self;
+        let release = manifest.digest();
+        if let Some(unknown) = images
+            .iter()
+            .find(|image| manifest.artifact(image.name.as_str()).is_none())
+        {
+            let LocalImage { name, path } = unknown.clone();
+            let detail = format!("the release has no such artifact, it has {}", names(&manifest));
+            return Err(VerifyError::Image {
+                path,
+                name,
+                release,
+                detail,
+            });
+        }
+        let mut artifacts = Vec::new();
+        for artifact in &manifest.artifacts {
+            let mut verified = verify_artifact(repository, artifact, progress).await?;
+            for image in images.iter().filter(|image| image.name == artifact.name) {
+                check_image(release, artifact, image.clone()).await?;
+                verified.image = Some(image.path.clone());
+            }
+            artifacts.push(verified);
+        }
+        let mut verified = Vec::with_capacity(deltas.len());
+        for delta in &deltas {
+            verified.push(delta::verify(repository, &manifest, delta, progress).await?);
+        }
+        Ok(VerifiedRelease {
+            release,
+            version: manifest.version.clone(),
+            metadata: repository.versions(),
+            expires: repository.expires(),
+            artifacts,
+            deltas: verified,
+        })
+    }
+}
+
+/// [`Verification::of`] a release, and [`Verification::run`].
 ///
 /// # Errors
 /// The first thing that is not as signed.
@@ -98,36 +212,8 @@ pub async fn verify_release(
     now: Timestamp,
     progress: &Progress,
 ) -> Result<VerifiedRelease, VerifyError> {
-    let manifest = repository.stageable(release, now).await?;
-    if let Some(unknown) = images
-        .iter()
-        .find(|image| manifest.artifact(image.name.as_str()).is_none())
-    {
-        let LocalImage { name, path } = unknown.clone();
-        let detail = format!("the release has no such artifact, it has {}", names(&manifest));
-        return Err(VerifyError::Image {
-            path,
-            name,
-            release: *release,
-            detail,
-        });
-    }
-    let mut artifacts = Vec::new();
-    for artifact in &manifest.artifacts {
-        let mut verified = verify_artifact(repository, artifact, progress).await?;
-        for image in images.iter().filter(|image| image.name == artifact.name) {
-            check_image(*release, artifact, image.clone()).await?;
-            verified.image = Some(image.path.clone());
-        }
-        artifacts.push(verified);
-    }
-    Ok(VerifiedRelease {
-        release: *release,
-        version: manifest.version.clone(),
-        metadata: repository.versions(),
-        expires: repository.expires(),
-        artifacts,
-    })
+    let verification = Verification::of(repository, release, now).await?;
+    verification.run(images, progress).await
 }
 
 fn names(manifest: &Manifest) -> String {

@@ -30,6 +30,14 @@ pub struct ImageRepositorySpec {
     /// Base URL: `https://`, `http://` or `file://`.
     #[schemars(length(max = 2048), regex(pattern = r"^(https?|file)://"))]
     pub url: String,
+    /// Base URLs of other places that hold the same files, asked when the one before does not answer or
+    /// holds what was not signed. Nodes have mirrors of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        inner(length(max = 2048), regex(pattern = r"^(https?|file)://"))
+    )]
+    pub mirrors: Vec<String>,
     /// The ConfigMap that holds the root metadata that the coordinator's own checks start from.
     pub root: RootRef,
     /// How often the metadata is read again.

@@ -17,6 +17,7 @@ use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, ResourceExt as _};
+use url::Url;
 
 /// Manifests and advisories that are fetched at once.
 const PARALLEL: usize = 8;
@@ -86,9 +87,16 @@ pub enum LoadError {
         /// What is wrong.
         why: String,
     },
-    /// The URL cannot be used.
-    #[error("its URL cannot be used: {0}; correct spec.url")]
-    Url(#[from] url::ParseError),
+    /// A URL cannot be used.
+    #[error("its URL {url:?} cannot be used: {source}; correct {field}")]
+    Url {
+        /// The field of the ImageRepository.
+        field: &'static str,
+        /// What stands there.
+        url: String,
+        /// Why.
+        source: url::ParseError,
+    },
     /// The local datastore cannot be used.
     #[error("the datastore {path} cannot be made: {source}; check the coordinator's data directory")]
     Datastore {
@@ -128,7 +136,7 @@ impl LoadError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NoRoot { .. } => "NoRoot",
-            Self::Url(_) => "BadUrl",
+            Self::Url { .. } => "BadUrl",
             Self::Datastore { .. } => "Datastore",
             Self::Trust(error) => error.code(),
             Self::SetBack { .. } => "OlderThanSeen",
@@ -141,7 +149,7 @@ impl LoadError {
     #[must_use]
     pub const fn distrusts(&self) -> bool {
         match self {
-            Self::NoRoot { .. } | Self::Url(_) | Self::SetBack { .. } => true,
+            Self::NoRoot { .. } | Self::Url { .. } | Self::SetBack { .. } => true,
             Self::Datastore { .. } | Self::TooSlow { .. } => false,
             Self::Trust(error) => !error.may_pass(),
         }
@@ -218,8 +226,11 @@ pub async fn load(order: Order) -> Result<Loaded, LoadError> {
         path: order.datastore.display().to_string(),
         source,
     })?;
-    let url = order.repository.spec.url.parse()?;
-    let mut config = RepositoryConfig::new(order.repository.name_any(), url, root, order.datastore);
+    let (name, spec) = (order.repository.name_any(), &order.repository.spec);
+    let url = read_url("spec.url", &spec.url)?;
+    let mut config = RepositoryConfig::new(name, url, root, order.datastore);
+    let mirrors = spec.mirrors.iter().map(|url| read_url("spec.mirrors", url));
+    config.mirrors = mirrors.collect::<Result<_, _>>()?;
     config.watch = order.watch;
     let repository = Repository::load(&config, order.now).await?;
     let versions = repository.versions();
@@ -256,6 +267,14 @@ pub async fn load(order: Order) -> Result<Loaded, LoadError> {
         }
     }
     Ok(Loaded { view, versions })
+}
+
+fn read_url(field: &'static str, url: &str) -> Result<Url, LoadError> {
+    url.parse().map_err(|source| LoadError::Url {
+        field,
+        url: url.to_owned(),
+        source,
+    })
 }
 
 async fn root(order: &Order) -> Result<Vec<u8>, LoadError> {

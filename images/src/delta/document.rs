@@ -53,6 +53,14 @@ impl Delta {
     }
 }
 
+impl DeltaArtifact {
+    /// Bytes of its file: the head and the frames.
+    #[must_use]
+    pub const fn stored_bytes(&self) -> u64 {
+        self.head.size + self.frames_bytes
+    }
+}
+
 impl Document for Delta {
     const WHAT: &'static str = "delta";
     const MAX_BYTES: u64 = MAX_DELTA_BYTES;

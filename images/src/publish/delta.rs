@@ -19,7 +19,7 @@ use crate::layout::{self, TargetKind};
 use crate::manifest::{Artifact, IndexRef, Manifest};
 use crate::names::ArtifactName;
 use crate::progress::Progress;
-use crate::release::ReleaseDir;
+use crate::release::{Known, ReleaseDir};
 use crate::trust::MetadataVersions;
 
 /// The levels of zstd that look back far enough.
@@ -58,7 +58,9 @@ pub struct MadeArtifact {
     pub size: u64,
     /// Bytes of the delta's file.
     pub delta_bytes: u64,
-    /// Whether that is at most nine tenths of the whole artifact as it is stored, and the delta was kept.
+    /// What a node that runs the one release fetches for the artifact without a delta.
+    pub chunks_bytes: u64,
+    /// Whether the delta has at most nine tenths of that, and was kept.
     pub kept: bool,
 }
 
@@ -109,7 +111,7 @@ impl DeltaJob {
     /// same bytes.
     ///
     /// # Errors
-    /// Another level; nothing that would be smaller than what is there; keys missing; a disk that fails.
+    /// Another level; [`ReleaseError::SavesTooLittle`]; keys missing; a disk that fails.
     pub async fn make(self, level: i32, progress: Progress) -> Result<MadeDelta, ReleaseError> {
         if !LEVELS.contains(&level) {
             let (least, most) = (LEVELS.start(), LEVELS.end());
@@ -152,9 +154,7 @@ impl DeltaJob {
             artifacts: kept.into_iter().flatten().collect(),
         };
         if document.artifacts.is_empty() {
-            return Err(ReleaseError::Request(format!(
-                "a delta from {from} to {to} would save nothing: what it makes of them is new"
-            )));
+            return Err(ReleaseError::SavesTooLittle { from, to });
         }
         let edit = |draft: &mut Draft<'_>| {
             draft.put(&TargetKind::Delta { from, to }, document.to_bytes()?);
@@ -170,7 +170,7 @@ impl DeltaJob {
     }
 }
 
-/// Makes the delta of one artifact, and keeps its file if it saves at least a tenth of the artifact's pack.
+/// Makes the delta of one artifact, and keeps its file if it saves at least a tenth of what chunks cost.
 fn artifact_delta(
     repo: &RepoDir,
     (old, base): (&ReleaseDir, &Artifact),
@@ -200,13 +200,16 @@ fn artifact_delta(
         .to_bytes()
         .map_err(|error| ReleaseError::Request(error.to_string()))?;
     let (head_size, frames_bytes) = (head_bytes.len() as u64, head.frames_bytes());
+    let mut held = Known::default();
+    held.add(old, &base.name)?;
     let mut made = MadeArtifact {
         name: artifact.name.clone(),
         size: artifact.size,
         delta_bytes: head_size + frames_bytes,
+        chunks_bytes: held.chunks_bytes(new, artifact)?,
         kept: false,
     };
-    if made.delta_bytes > new_index.pack_bytes() / 10 * 9 {
+    if made.delta_bytes > made.chunks_bytes / 10 * 9 {
         return Ok((made, None));
     }
     made.kept = true;

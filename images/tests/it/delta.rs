@@ -1,7 +1,12 @@
 //! Pair deltas: made from published releases, and what a node makes of them.
 
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use drydock_images::delta::{DeltaArtifact, DeltaHead, SegmentDecoder, Source};
 use drydock_images::publish::{MadeDelta, delta, withdraw};
+use drydock_images::verify::{Verification, VerifyError};
 use drydock_images::{Digest, Progress, ReleaseError, Repository};
 
 use crate::support::{Fixture, noise, now};
@@ -49,17 +54,33 @@ async fn applied(repository: &Repository, from: &Digest, to: &Digest, old: &[u8]
     (new, described.head.size + described.frames_bytes)
 }
 
+/// Like a program that was built again: a few bytes in each hundred are others.
+fn built_again(image: &[u8], part: Range<usize>) -> Vec<u8> {
+    let mut changed = image.to_vec();
+    changed[part]
+        .iter_mut()
+        .step_by(150)
+        .for_each(|byte| *byte ^= 0x55);
+    changed
+}
+
+/// What comes behind each image below, so that its delta is worth keeping.
+const BUILT_AGAIN_BYTES: usize = 448_577;
+
 /// Old and new images, and about what of the new one is new.
-fn pairs() -> Vec<(&'static str, Vec<u8>, Vec<u8>, u64)> {
+fn pairs() -> impl Iterator<Item = (&'static str, Vec<u8>, Vec<u8>, u64)> {
+    let end = noise(5, BUILT_AGAIN_BYTES);
+    let new_end = built_again(&end, 0..BUILT_AGAIN_BYTES);
+    images().into_iter().map(move |(what, old, new, new_bytes)| {
+        let (old, new) = ([old, end.clone()].concat(), [new, new_end.clone()].concat());
+        // Each change costs more than its byte, but far less than what is around it.
+        (what, old, new, new_bytes + BUILT_AGAIN_BYTES as u64 / 150 * 8)
+    })
+}
+
+fn images() -> Vec<(&'static str, Vec<u8>, Vec<u8>, u64)> {
     let base = noise(1, 3_400_000);
-    let changed = {
-        // Like a program that was built again: a few bytes in each hundred are others.
-        let mut changed = base.clone();
-        for at in (700_000..1_500_000).step_by(150) {
-            changed[at] ^= 0x55;
-        }
-        changed
-    };
+    let changed = built_again(&base, 700_000..1_500_000);
     let moved = [&noise(2, 12_345), &base[2_000_000..], &base[..2_000_000]].concat();
     let with_zeros = [&base[..1_000_000], &vec![0; 3_000_000], &base[1_000_000..]].concat();
     let ext4 = |first: &[u8]| {
@@ -71,13 +92,12 @@ fn pairs() -> Vec<(&'static str, Vec<u8>, Vec<u8>, u64)> {
         ("moved", base.clone(), moved, 12_345),
         ("zeros", base.clone(), with_zeros.clone(), 0),
         ("no zeros any more", with_zeros, base.clone(), 0),
-        // Each change costs more than its byte, but far less than what is around it.
         ("changed all over", base.clone(), changed, 5_334 * 8),
         ("shorter", base.clone(), base[..100_000].to_vec(), 0),
         (
             "longer than a segment by a byte",
             base.clone(),
-            base[..1_048_577].to_vec(),
+            base[..1_048_577 - BUILT_AGAIN_BYTES].to_vec(),
             0,
         ),
         (
@@ -120,7 +140,6 @@ async fn a_delta_that_makes_no_sense_is_refused_and_leaves_nothing() {
     let fixture = Fixture::new().await;
     let from = published(&fixture, "1.0", &noise(1, 300_000)).await;
     let to = published(&fixture, "1.1", &noise(2, 300_000)).await;
-    let timestamp = std::fs::read(fixture.metadata("timestamp.json")).unwrap();
     let refused = |error: ReleaseError| error.to_string();
     let signing = fixture.signing();
 
@@ -133,8 +152,27 @@ async fn a_delta_that_makes_no_sense_is_refused_and_leaves_nothing() {
         let level = refused(job.make(level, Progress::none()).await.unwrap_err());
         assert!(level.contains("9 to 22"), "{level}");
     }
-    let nothing = refused(make(&fixture, &from, &to).await.unwrap_err());
-    assert!(nothing.contains("save nothing"), "{nothing}");
+    let nothing = make(&fixture, &from, &to).await.unwrap_err();
+    assert!(
+        matches!(nothing, ReleaseError::SavesTooLittle { .. }),
+        "{nothing}"
+    );
+    // What is in both is not fetched by a node without a delta either.
+    let half = published(
+        &fixture,
+        "1.2",
+        &[noise(1, 2_000_000), noise(3, 2_000_000)].concat(),
+    )
+    .await;
+    let other = published(
+        &fixture,
+        "1.3",
+        &[noise(1, 2_000_000), noise(4, 2_000_000)].concat(),
+    )
+    .await;
+    let timestamp = std::fs::read(fixture.metadata("timestamp.json")).unwrap();
+    let little = make(&fixture, &half, &other).await.unwrap_err();
+    assert!(matches!(little, ReleaseError::SavesTooLittle { .. }), "{little}");
     assert_eq!(
         timestamp,
         std::fs::read(fixture.metadata("timestamp.json")).unwrap()
@@ -145,6 +183,43 @@ async fn a_delta_that_makes_no_sense_is_refused_and_leaves_nothing() {
     withdraw(&signing, &to, "it does not boot").await.unwrap();
     let withdrawn = delta(&signing, &from, &to).await.unwrap_err();
     assert!(matches!(withdrawn, ReleaseError::Withdrawn { .. }), "{withdrawn}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_is_verified_with_the_deltas_that_lead_to_it() {
+    let fixture = Fixture::new().await;
+    let old = noise(1, 3_000_000);
+    let from = published(&fixture, "1.0", &old).await;
+    let to = published(&fixture, "1.1", &built_again(&old, 0..2_000_000)).await;
+    make(&fixture, &from, &to).await.unwrap();
+    let repository = fixture.load(now()).await.unwrap();
+    let verify = async |release: &Digest| {
+        let verification = Verification::of(&repository, release, now()).await?;
+        let (total, told) = (verification.total_bytes(), Arc::new(AtomicU64::new(0)));
+        let counted = Arc::clone(&told);
+        let progress = Progress::new(move |bytes| {
+            counted.fetch_add(bytes, Ordering::Relaxed);
+        });
+        let verified = verification.run(&[], &progress).await?;
+        assert_eq!(told.load(Ordering::Relaxed), total);
+        Ok::<_, VerifyError>(verified)
+    };
+    assert!(verify(&from).await.unwrap().deltas.is_empty());
+    let verified = verify(&to).await.unwrap();
+    let described = repository.delta(&from, &to).await.unwrap().unwrap().artifacts[0].clone();
+    let [of] = verified.deltas.as_slice() else {
+        panic!("{verified:?}");
+    };
+    assert_eq!((of.from, of.fetched_bytes), (from, described.stored_bytes()));
+
+    let path = fixture.repo().join("deltas").join(described.head.digest.hex());
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = verify(&to).await.unwrap_err();
+    assert!(error.to_string().contains("the delta of rootfs"), "{error}");
+    // Who does not come from there is not concerned.
+    verify(&from).await.unwrap();
 }
 
 /// A node asks for a delta by what it runs, and takes none that is of something else.

@@ -49,7 +49,12 @@ impl LoopDisk {
             *longest = bytes.max(*longest);
         }
         let room = |name: &str| longest.get(name).copied().unwrap_or_default() + SLACK_BYTES;
-        let layout = DiskLayout::cos_like(1, room("kernel"), room("root"), 1 << 20);
+        Self::attach_with(image, room("kernel"), room("root")).await
+    }
+
+    /// As [`LoopDisk::attach`], with slots of that size.
+    pub async fn attach_with(image: &Path, kernel_bytes: u64, root_bytes: u64) -> anyhow::Result<Self> {
+        let layout = DiskLayout::cos_like(1, kernel_bytes, root_bytes, 1 << 20);
         layout
             .create(image)
             .with_context(|| format!("making {}", image.display()))?;

@@ -6,6 +6,7 @@
 //! `integration/benches/benchmarks.sh` makes the images and starts this. Needs root.
 
 mod disk;
+mod large;
 mod measure;
 mod releases;
 mod sheet;
@@ -25,12 +26,18 @@ use sheet::Sheet;
 /// Stage real images onto a loop device and say what it took.
 #[derive(Debug, Parser)]
 struct Options {
-    /// The folder with base.*, hotfix.* and patch.*, as release-images.sh makes it.
+    /// The folder with base.*, hotfix.* and patch.*, as release-images.sh makes it. Everything is made there.
     #[arg(long)]
     images: PathBuf,
     /// Which of them: ext4, squashfs, erofs or lz4.erofs.
-    #[arg(long)]
-    file_system: String,
+    #[arg(long, required_unless_present = "image_gib")]
+    file_system: Option<String>,
+    /// Measures memory with made-up images of so many GiB instead; the disk takes twice that.
+    #[arg(long, conflicts_with = "file_system", value_parser = clap::value_parser!(u64).range(1..=64))]
+    image_gib: Option<u64>,
+    /// Of these no delta is made, which would take twice as much again.
+    #[arg(long, requires = "image_gib")]
+    without_delta: bool,
     /// How often each measurement is made.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -61,8 +68,13 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         .prefix(".bench-")
         .tempdir_in(&options.images)
         .with_context(|| format!("making a folder in {}", options.images.display()))?;
-    let named = ["base", "hotfix", "patch"].map(|name| (name, Images::of(options, name)));
-    let releases = Releases::publish(folder.path(), &named).await?;
+    if let Some(gib) = options.image_gib {
+        return large::run(folder.path(), gib, !options.without_delta).await;
+    }
+    let file_system = options.file_system.as_deref().unwrap_or_default();
+    let named =
+        ["base", "hotfix", "patch"].map(|name| (name, Images::of(&options.images, file_system, name)));
+    let releases = Releases::publish(folder.path(), &named, true).await?;
     for release in &releases.all {
         println!("{release}");
     }
@@ -128,7 +140,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     let digests = bench.ensure_holds(Slot::B, hotfix).await?;
-    print!("\n{digests}\n{}", sheet.print(&options.file_system, patch));
+    print!("\n{digests}\n{}", sheet.print(file_system, patch));
     Ok(())
 }
 
@@ -180,10 +192,15 @@ impl Bench {
 
     /// Into the slot as it is.
     async fn stage_again(&self, repository: &str, release: &Release, how: &[&str]) -> anyhow::Result<Run> {
-        self.disk.forget().await?;
-        let words = ["stage", "--release", &release.digest];
-        let run = self.updater(repository, &[&words, how].concat()).await?;
+        let run = self.stage(repository, release, how).await?;
         self.ensure_holds(Slot::B, release).await?;
         Ok(run)
+    }
+
+    /// As [`Bench::stage_again`], and nobody looks at what came of it.
+    async fn stage(&self, repository: &str, release: &Release, how: &[&str]) -> anyhow::Result<Run> {
+        self.disk.forget().await?;
+        let words = ["stage", "--release", &release.digest];
+        self.updater(repository, &[&words, how].concat()).await
     }
 }

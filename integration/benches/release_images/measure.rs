@@ -210,7 +210,7 @@ impl Bench {
     }
 }
 
-async fn sha256sum(path: &Path, bytes: u64) -> anyhow::Result<String> {
+pub async fn sha256sum(path: &Path, bytes: u64) -> anyhow::Result<String> {
     let script = "head --bytes=\"$1\" -- \"$2\" | sha256sum";
     let words = ["-c", script, "sh", &bytes.to_string()].map(OsString::from);
     let said = command("sh", words.into_iter().chain([path.into()])).await?;

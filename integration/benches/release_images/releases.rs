@@ -9,7 +9,6 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::Options;
 use super::disk::command;
 
 /// The channel of all releases.
@@ -26,11 +25,11 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn of(options: &Options, release: &str) -> Self {
-        let file = |kind: &str| options.images.join(format!("{release}.{kind}"));
+    pub fn of(folder: &Path, file_system: &str, release: &str) -> Self {
+        let file = |kind: &str| folder.join(format!("{release}.{kind}"));
         Self {
             kernel: file("kernel"),
-            root: file(&options.file_system),
+            root: file(file_system),
         }
     }
 
@@ -76,8 +75,12 @@ pub struct Delta {
 }
 
 impl Releases {
-    /// Builds, signs and publishes, in this order.
-    pub async fn publish(folder: &Path, of: &[(&'static str, Images)]) -> anyhow::Result<Self> {
+    /// Builds, signs and publishes, in this order; `with_deltas`, or the second repository is as the first.
+    pub async fn publish(
+        folder: &Path,
+        of: &[(&'static str, Images)],
+        with_deltas: bool,
+    ) -> anyhow::Result<Self> {
         let (keys, served) = (folder.join("keys"), folder.join("repository"));
         let [repository, pairs] = [PLAIN, PAIRS].map(|name| served.join(name));
         let made = images_tool(&[OsStr::new("keygen"), OsStr::new("--out"), keys.as_os_str()]).await?;
@@ -110,7 +113,10 @@ impl Releases {
         let copied = [OsStr::new("--archive"), OsStr::new("--link")].map(OsString::from);
         let both = [&repository, &pairs].map(|path| path.clone().into_os_string());
         command("cp", copied.into_iter().chain(both)).await?;
-        let deltas = deltas(&pairs, &keys, &all).await?;
+        let deltas = match with_deltas {
+            true => deltas(&pairs, &keys, &all).await?,
+            false => Vec::new(),
+        };
         Ok(Self {
             served,
             root,

@@ -351,7 +351,15 @@ impl SimCluster {
     /// # Errors
     /// As [`Workshop::build`].
     pub async fn build(&self, images: &ReleaseImages) -> anyhow::Result<Built> {
-        let built = self.workshop.build(images).await?;
+        self.build_after(images, &[]).await
+    }
+
+    /// The same for nodes that run one of these.
+    ///
+    /// # Errors
+    /// As [`Workshop::build`].
+    pub async fn build_after(&self, images: &ReleaseImages, before: &[&Built]) -> anyhow::Result<Built> {
+        let built = self.workshop.build_after(images, before).await?;
         self.eye.learn(known(&built, images));
         Ok(built)
     }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use drydock_images::build::{ArtifactSource, BuildRequest, BuildStats, build};
 use drydock_images::keys::{KeygenRequest, generate};
-use drydock_images::publish::{Lifetimes, PublishRequest, Published, Signing, publish};
-use drydock_images::{Carries, Guard, Progress, SharedState};
+use drydock_images::publish::{
+    Lifetimes, MadeDelta, PublishRequest, Published, Signing, delta, promote, publish,
+};
+use drydock_images::{Carries, Guard, Progress, ReleaseError, SharedState};
 use jiff::Timestamp;
 
 use crate::node::{Behaviour, BuiltImages, Catalog, hash_file};
@@ -25,6 +27,8 @@ pub const ARCH: &str = "amd64";
 pub const CHANNEL: &str = "stable";
 /// Fast rather than small: this is a demonstration.
 const LEVEL: i32 = 3;
+/// The least that a delta can have.
+const DELTA_LEVEL: i32 = 9;
 /// The folder of the signing keys.
 const KEYS: &str = "keys";
 
@@ -102,6 +106,14 @@ impl Workshop {
     /// # Errors
     /// Images that cannot be read, or a full disk.
     pub async fn build(&self, images: &ReleaseImages) -> anyhow::Result<Built> {
+        self.build_after(images, &[]).await
+    }
+
+    /// The same for nodes that run one of these.
+    ///
+    /// # Errors
+    /// As [`Workshop::build`].
+    pub async fn build_after(&self, images: &ReleaseImages, before: &[&Built]) -> anyhow::Result<Built> {
         let source = |name: &str, path: &Path| -> anyhow::Result<ArtifactSource> {
             Ok(ArtifactSource {
                 name: name.parse()?,
@@ -128,7 +140,7 @@ impl Workshop {
             },
             artifacts: vec![source("kernel", &images.kernel)?, source("root", &images.root)?],
             out: self.folder.join("built").join(&images.version),
-            after: Vec::new(),
+            after: before.iter().map(|built| built.path.clone()).collect(),
             level: LEVEL,
             progress: Progress::none(),
         };
@@ -155,21 +167,53 @@ impl Workshop {
     /// # Errors
     /// As the release tool's `publish`.
     pub async fn publish(&self, built: &Built) -> anyhow::Result<Published> {
+        self.publish_to(built, Some(CHANNEL)).await
+    }
+
+    /// Signs a release, makes a delta for the nodes that run `from`, and only then puts it into the channel,
+    /// so that no node begins without the delta. None where one would save too little.
+    ///
+    /// # Errors
+    /// As the release tool's `publish`, `delta` and `promote`.
+    pub async fn publish_with_delta(
+        &self,
+        from: &Built,
+        built: &Built,
+    ) -> anyhow::Result<(Published, Option<MadeDelta>)> {
+        let published = self.publish_to(built, None).await?;
+        let (signing, to) = (self.signing(), published.digest);
+        let job = delta(&signing, &from.digest.parse()?, &to).await?;
+        let made = match job.make(DELTA_LEVEL, Progress::none()).await {
+            Ok(made) => Some(made),
+            Err(ReleaseError::SavesTooLittle { .. }) => None,
+            Err(error) => return Err(error).context("making the delta"),
+        };
+        promote(&signing, &CHANNEL.parse()?, &to, false)
+            .await
+            .with_context(|| format!("promoting {to}"))?;
+        Ok((published, made))
+    }
+
+    async fn publish_to(&self, built: &Built, channel: Option<&str>) -> anyhow::Result<Published> {
         let request = PublishRequest {
-            signing: Signing {
-                repo: self.repository(),
-                keys: self.folder.join(KEYS),
-                lifetimes: Lifetimes::default(),
-                now: Timestamp::now(),
-            },
+            signing: self.signing(),
             release: built.path.clone(),
-            channel: Some(CHANNEL.parse()?),
+            channel: channel.map(str::parse).transpose()?,
             stepping_stone: false,
             progress: Progress::none(),
         };
         publish(request)
             .await
             .with_context(|| format!("publishing {}", built.digest))
+    }
+
+    fn signing(&self) -> Signing {
+        Signing {
+            repo: self.repository(),
+            keys: self.folder.join(KEYS),
+            lifetimes: Lifetimes::default(),
+            now: Timestamp::now(),
+        }
     }
 }
 

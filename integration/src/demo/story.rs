@@ -139,6 +139,8 @@ pub struct Story {
     pub cluster: SimCluster,
     insight: Insight,
     images: StoryImages,
+    /// The release that was published last.
+    last: Built,
     patience: Duration,
 }
 
@@ -183,6 +185,7 @@ impl Story {
         let patience = Duration::from_secs(60) + Duration::from_secs(20) * u32::try_from(nodes)?;
         let insight = Insight::begin(cluster.api.config("onlooker").await?, PLAN);
         let story = Self {
+            last: cluster.first.clone(),
             cluster,
             insight,
             images,
@@ -338,11 +341,13 @@ impl Story {
         screen.act(
             &format!("Release {} is built, signed and published", images.version),
             "Cut into chunks by content, so that whoever has the release before fetches\n\
-             only what is new.",
+             only what is new; and a delta is made for the nodes that run it.",
         );
-        let working = self.cluster.build(&images);
+        let before = [&self.last];
+        let working = self.cluster.build_after(&images, &before);
         let built = self.meanwhile(screen, working).await?;
-        let published = self.cluster.workshop.publish(&built).await?;
+        let working = self.cluster.workshop.publish_with_delta(&self.last, &built);
+        let (published, delta) = self.meanwhile(screen, working).await?;
         screen.say(&format!(
             "release {} is {}: {} in {} chunks, {} stored",
             images.version,
@@ -351,6 +356,20 @@ impl Story {
             built.stats.chunks,
             bytes(i64::try_from(published.new_bytes)?),
         ));
+        let kept = delta.iter().flat_map(|delta| &delta.artifacts);
+        let kept: u64 = kept.filter(|of| of.kept).map(|of| of.delta_bytes).sum();
+        screen.say(&match kept {
+            0 => format!(
+                "from {} it is fetched in chunks: a delta would save too little",
+                short(&self.last.digest)
+            ),
+            kept => format!(
+                "the delta from {} has {}",
+                short(&self.last.digest),
+                bytes(i64::try_from(kept)?)
+            ),
+        });
+        self.last = built.clone();
         Ok(built)
     }
 

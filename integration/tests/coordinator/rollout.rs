@@ -171,6 +171,24 @@ async fn a_node_goes_from_the_wish_to_committed_and_its_pods_are_gone_before_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_is_away_is_read_from_its_mirror() {
+    let (server, dir) = (cluster().await, tempfile::tempdir().unwrap());
+    let digest = publish_release(&server, dir.path()).await;
+    let stored = server.get("drydock.dev", "imagerepositories", "", "os").unwrap();
+    let mut away = (*stored).clone();
+    away["spec"]["mirrors"] = json!([away["spec"]["url"]]);
+    // The port of discard, at which nobody listens.
+    away["spec"]["url"] = json!("http://127.0.0.1:9/");
+    server.put(away).unwrap();
+    let _replica = replica(&server, "coordinator-0", dir.path()).await;
+    until("the repository is read", || {
+        let image = server.get("drydock.dev", "imagerepositories", "", "os").unwrap();
+        image["status"]["channels"][0]["digest"] == json!(digest)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_budget_that_blocks_is_named_and_a_person_can_cancel() {
     let (server, dir) = (cluster().await, tempfile::tempdir().unwrap());
     server.put(node("n1")).unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use drydock_images::chunk::PageRef;
 use drydock_images::chunk::{MAX_INDEX_BYTES, index::MAGIC};
+use drydock_images::delta::DeltaArtifact;
 use drydock_images::layout::{MANIFEST_FILE, METADATA_DIR};
 use drydock_images::{ChunkIndex, Manifest, ReleaseDir, Repository};
 use jiff::Timestamp;
@@ -209,10 +210,7 @@ async fn repository(args: &InspectArgs, show: &Show) -> anyhow::Result<()> {
         let Some(delta) = repository.delta(&from, &to).await? else {
             continue;
         };
-        let files = delta.artifacts.iter();
-        let all: u64 = files
-            .map(|artifact| artifact.head.size + artifact.frames_bytes)
-            .sum();
+        let all: u64 = delta.artifacts.iter().map(DeltaArtifact::stored_bytes).sum();
         let _ = writeln!(text, "Delta   {} to {}: {}", from.short(), to.short(), bytes(all));
         deltas.push(delta);
     }

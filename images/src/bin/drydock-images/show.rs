@@ -81,6 +81,7 @@ fn code(error: &anyhow::Error) -> Option<&'static str> {
         ReleaseError::KeysMissing { .. } => Some("UnderThreshold"),
         ReleaseError::NotListed { .. } => Some("NotListed"),
         ReleaseError::Withdrawn { .. } => Some("Withdrawn"),
+        ReleaseError::SavesTooLittle { .. } => Some("SavesTooLittle"),
         ReleaseError::Io { .. }
         | ReleaseError::Request(_)
         | ReleaseError::Key { .. }

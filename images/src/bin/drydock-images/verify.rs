@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use drydock_images::verify::{LocalImage, VerifiedRelease, verify_release};
+use drydock_images::verify::{LocalImage, Verification, VerifiedRelease};
 use drydock_images::{Digest, Repository, RepositoryConfig};
 use jiff::Timestamp;
 use url::Url;
@@ -35,9 +35,9 @@ pub async fn verify(args: VerifyArgs, show: &Show) -> anyhow::Result<()> {
         .collect();
     let mut verified = Vec::new();
     for digest in releases {
-        let total = repository.manifest(&digest).await?.total_bytes();
-        let (progress, bar) = show.bar(total, "verifying");
-        let result = verify_release(&repository, &digest, &images, now, &progress).await;
+        let verification = Verification::of(&repository, &digest, now).await?;
+        let (progress, bar) = show.bar(verification.total_bytes(), "verifying");
+        let result = verification.run(&images, &progress).await;
         bar.finish_and_clear();
         verified.push(result?);
     }
@@ -91,6 +91,15 @@ fn text(verified: &[VerifiedRelease]) -> String {
                 bytes(artifact.size),
                 artifact.chunks,
                 bytes(artifact.fetched_bytes)
+            );
+        }
+        for delta in &release.deltas {
+            let names: Vec<&str> = delta.artifacts.iter().map(|name| name.as_str()).collect();
+            text += &format!(
+                "        delta from {}: {}, {} fetched\n",
+                delta.from,
+                names.join(", "),
+                bytes(delta.fetched_bytes)
             );
         }
     }
