@@ -191,7 +191,7 @@ pub(crate) fn read_pack(
         let wanted = index.pack_bytes();
         return Err(broken(format!("it has {length} bytes, its index says {wanted}")));
     }
-    let mut rebuilder = Rebuilder::new(index);
+    let mut rebuilder = Rebuilder::new(index.window_bytes());
     let mut whole = Hasher::new();
     let (mut stored_page, mut frames) = (Vec::new(), [Vec::new(), Vec::new()]);
     let mut content = Vec::new();

@@ -231,7 +231,7 @@ async fn verify_artifact(
     progress: &Progress,
 ) -> Result<VerifiedArtifact, TrustError> {
     let index = repository.index(artifact).await?;
-    let mut rebuilding = (Rebuilder::new(&index), Hasher::new());
+    let mut rebuilding = (Rebuilder::new(index.window_bytes()), Hasher::new());
     for named in index.pages().chunks(PAGES_TOGETHER) {
         let pages = fetch_pages(repository, artifact, named).await?;
         let all: Vec<(&PageRef, Page)> = named.iter().zip(pages).collect();

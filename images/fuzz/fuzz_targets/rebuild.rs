@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
         .expect("an index of one page");
     let index = ChunkIndex::parse(&index).expect("what was written can be read");
 
-    let mut rebuilder = Rebuilder::new(&index);
+    let mut rebuilder = Rebuilder::new(index.window_bytes());
     rebuilder.known(before);
     let covers = page.list().image_bytes() as usize;
     let mut content_bytes = 0;

@@ -25,10 +25,27 @@ use crate::manifest::{Artifact, IndexRef};
 use crate::progress::Progress;
 use crate::release::Known;
 
-/// A frame is closed when it has this much content. A reader fetches whole frames.
-const FRAME_CONTENT_BYTES: usize = 32 * 1024;
-/// How far a frame refers back: what the bytes before it teach costs a reader nothing, they are there.
-const WINDOW_BYTES: u32 = 128 * 1024;
+/// Frames of one sort.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    /// A frame is closed when it has this much content. A reader fetches whole frames.
+    content_bytes: usize,
+    /// How far it refers back: what the bytes before it teach costs a reader nothing, they are there.
+    window_bytes: usize,
+}
+
+/// Of these a reader may need one and not its neighbours.
+const SMALL: Shape = Shape {
+    content_bytes: 32 * 1024,
+    window_bytes: 128 * 1024,
+};
+/// What is new since the releases before is fetched as a whole by whoever comes from one of them.
+const LARGE: Shape = Shape {
+    content_bytes: 128 * 1024,
+    window_bytes: 512 * 1024,
+};
+/// What the index says of all.
+const WINDOW_BYTES: u32 = LARGE.window_bytes as u32;
 /// Lists that wait for each worker.
 const WAITING_PER_WORKER: usize = 2;
 
@@ -51,6 +68,8 @@ struct Job {
     frames: Vec<(Part, Range<usize>)>,
     /// What stands in the image before the list, as far as a frame refers back, and the list.
     bytes: Vec<u8>,
+    /// Of the frames in the front of the pack.
+    front: Shape,
 }
 
 /// A job that was done: its place, and its frames.
@@ -238,6 +257,8 @@ struct Framing<'a> {
     /// Chunks of the list so far.
     in_list: u16,
     places: usize,
+    /// Of the frames in the front of the pack.
+    front: Shape,
 }
 
 impl<'a> Framing<'a> {
@@ -259,6 +280,8 @@ impl<'a> Framing<'a> {
             chunks: 0,
             in_list: 0,
             places: 0,
+            // Where nothing is known everything is in front.
+            front: if known.chunks.is_empty() { SMALL } else { LARGE },
         }
     }
 
@@ -283,7 +306,7 @@ impl<'a> Framing<'a> {
         }
         self.in_list += 1;
         self.bytes.extend_from_slice(data);
-        if self.content_bytes() >= FRAME_CONTENT_BYTES {
+        if self.content_bytes() >= shape_of(part, self.front).content_bytes {
             self.close_frame();
         }
         match self.lists.push(chunk) {
@@ -324,6 +347,7 @@ impl<'a> Framing<'a> {
             place: self.places,
             frames: std::mem::take(&mut self.frames),
             bytes: std::mem::replace(&mut self.bytes, next),
+            front: self.front,
         };
         self.places += 1;
         self.to_workers
@@ -339,6 +363,13 @@ impl<'a> Framing<'a> {
     }
 }
 
+const fn shape_of(part: Part, front: Shape) -> Shape {
+    match part {
+        Part::Front => front,
+        Part::Rest => SMALL,
+    }
+}
+
 /// Compresses until there are no more jobs. When nobody wants the frames any more it only empties the
 /// queue, so that the reader never waits for a worker that has stopped.
 fn compress_lists(jobs: &Mutex<mpsc::Receiver<Job>>, to_writer: &mpsc::SyncSender<Done>, level: i32) {
@@ -349,7 +380,8 @@ fn compress_lists(jobs: &Mutex<mpsc::Receiver<Job>>, to_writer: &mpsc::SyncSende
         if wanted {
             let mut context = zstd_safe::CCtx::create();
             let frames = job.frames.iter().map(|(part, at)| {
-                let before = &job.bytes[at.start.saturating_sub(WINDOW_BYTES as usize)..at.start];
+                let window_bytes = shape_of(*part, job.front).window_bytes;
+                let before = &job.bytes[at.start.saturating_sub(window_bytes)..at.start];
                 let frame = encode_frame(&mut context, &job.bytes[at.clone()], before, level)?;
                 Ok((*part, frame))
             });

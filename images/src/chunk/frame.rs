@@ -83,7 +83,10 @@ fn referable(before: &[u8]) -> &[u8] {
 
 /// How many positions the writer looks back through, as a power of two: what a frame and the bytes before it
 /// have. zstd would take four times as many, and clear them all for each frame.
-const HASH_LOG: u32 = 17;
+const fn hash_log(bytes: usize) -> u32 {
+    if bytes <= 256 * 1024 { 17 } else { 18 }
+}
+
 /// The levels that look through such a table.
 const HASHING_LEVELS: std::ops::RangeInclusive<i32> = 5..=10;
 
@@ -101,7 +104,7 @@ pub fn encode_frame<'a>(
     let mut stored = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
     // Zero is zstd's own choice.
     let hash_log = if HASHING_LEVELS.contains(&level) {
-        HASH_LOG
+        hash_log(content.len() + before.len())
     } else {
         0
     };

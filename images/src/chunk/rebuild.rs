@@ -4,7 +4,6 @@
 use super::MAX_FRAME_CONTENT_BYTES;
 use super::frame::{Decoder, FrameError};
 use super::id::ChunkId;
-use super::index::ChunkIndex;
 use super::page::{Chunk, Frame, Page};
 use super::window::Window;
 
@@ -16,11 +15,11 @@ pub struct Rebuilder {
 }
 
 impl Rebuilder {
-    /// At the start of the artifact of that index.
+    /// At the start of an artifact whose frames refer back at most `window_bytes`.
     #[must_use]
-    pub fn new(index: &ChunkIndex) -> Self {
+    pub fn new(window_bytes: u32) -> Self {
         Self {
-            window: Window::new(index.window_bytes()),
+            window: Window::new(window_bytes),
             decoder: Decoder::new(),
             zeros: Vec::new(),
         }

@@ -1,7 +1,6 @@
 //! The last bytes of an image while it is read or built in order, which the next frame may refer back to.
 
-/// Bytes gathered before the oldest are dropped, beyond what must be kept.
-const SLACK_BYTES: usize = 1 << 20;
+use super::MAX_FRAME_CONTENT_BYTES;
 
 /// See the module.
 #[derive(Debug)]
@@ -17,8 +16,9 @@ impl Window {
     #[must_use]
     pub fn new(keep_bytes: u32) -> Self {
         let keep_bytes = keep_bytes as usize;
+        let most_at_once = keep_bytes.max(MAX_FRAME_CONTENT_BYTES as usize);
         Self {
-            memory: vec![0; keep_bytes + SLACK_BYTES],
+            memory: vec![0; keep_bytes + most_at_once],
             end: 0,
             keep_bytes,
         }
@@ -30,8 +30,8 @@ impl Window {
         &self.memory[self.end.saturating_sub(self.keep_bytes)..self.end]
     }
 
-    /// The last bytes, and right behind them room for the next ones, at most [`SLACK_BYTES`]; they are part
-    /// of the image once [`Window::grew`] says so.
+    /// The last bytes, and right behind them room for the next ones: a frame, or as much as is kept. They are
+    /// part of the image once [`Window::grew`] says so.
     pub(super) fn with_room(&mut self, bytes: usize) -> (&[u8], &mut [u8]) {
         if self.end + bytes > self.memory.len() {
             let drop = self.end.saturating_sub(self.keep_bytes);

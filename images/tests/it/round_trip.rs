@@ -16,7 +16,7 @@ async fn what_was_built_is_what_a_node_reads() {
     let artifact = manifest.artifact("rootfs").unwrap();
     let index = repository.index(artifact).await.unwrap();
     let pages = repository.pages(artifact, index.pages()).await.unwrap();
-    let mut rebuilder = Rebuilder::new(&index);
+    let mut rebuilder = Rebuilder::new(index.window_bytes());
     let mut whole = Vec::new();
     for (named, page) in index.pages().iter().zip(&pages) {
         assert_eq!(named.offset, whole.len() as u64);

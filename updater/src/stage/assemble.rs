@@ -9,7 +9,7 @@ use bytes::Bytes;
 use drydock_images::chunk::{
     Chunk, ChunkId, ChunkList, Frame, FrameError, Page, PageRef, Part, Rebuilder, check_chunks,
 };
-use drydock_images::{Artifact, ChunkIndex, Repository, TrustError};
+use drydock_images::{Artifact, Repository, TrustError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::StageError;
 use super::drain::{Drain, Put};
 use super::held::{Held, HeldBuilder, Keeping};
+use super::pages::Pages;
 use super::plan::{PagePlan, Source, chunks_of};
 use super::seed::Seed;
 use super::write::Counter;
@@ -24,7 +25,7 @@ use super::write::Counter;
 /// What the fetching side sends, in the order in which it is needed.
 pub(super) enum Supply {
     /// What the next pages are made of, and what of the running slot is copied for them.
-    Plans(Vec<PagePlan>, Vec<Range<u64>>),
+    Plans(Vec<(PageRef, PagePlan)>, Vec<Range<u64>>),
     /// Stored bytes of a part of the pack, from that place on.
     Stored(Part, u64, Bytes),
 }
@@ -59,7 +60,7 @@ impl Remote {
 
 /// See the module.
 pub(super) struct Assembly<'a> {
-    index: &'a ChunkIndex,
+    pages: &'a Pages,
     held: &'a Held,
     running: Seed,
     target: Seed,
@@ -80,7 +81,7 @@ pub(super) struct Assembly<'a> {
 impl<'a> Assembly<'a> {
     /// `target` reads what stands in the target while it is not overwritten yet.
     pub(super) fn new(
-        index: &'a ChunkIndex,
+        pages: &'a Pages,
         held: &'a Held,
         (running, target): (Seed, Seed),
         (remote, supply): (Remote, Receiver<Supply>),
@@ -89,7 +90,7 @@ impl<'a> Assembly<'a> {
     ) -> Self {
         let (counter, cancel) = told;
         Self {
-            index,
+            pages,
             held,
             running,
             target,
@@ -97,7 +98,7 @@ impl<'a> Assembly<'a> {
             supply,
             counter,
             cancel,
-            rebuilder: Rebuilder::new(index),
+            rebuilder: Rebuilder::new(pages.window_bytes()),
             made: HeldBuilder::in_file(keeping),
             page_at: 0,
             stored: [(0, Bytes::new()), (0, Bytes::new())],
@@ -117,8 +118,8 @@ impl<'a> Assembly<'a> {
     }
 
     fn all(mut self, drain: &mut Drain) -> Result<HeldBuilder<'a>, StageError> {
-        let mut pages = self.index.pages().iter();
-        while pages.len() > 0 {
+        let mut left = self.pages.count();
+        while left > 0 {
             let plans = match self.supply.blocking_recv() {
                 Some(Supply::Plans(plans, copies)) => {
                     self.running.foresee(copies);
@@ -128,11 +129,12 @@ impl<'a> Assembly<'a> {
                 Some(Supply::Stored(..)) => continue,
                 None => return Err(ended_early()),
             };
-            for (plan, named) in plans.into_iter().zip(pages.by_ref()) {
+            left = left.saturating_sub(plans.len());
+            for (named, plan) in plans {
                 if self.cancel.is_cancelled() {
                     return Err(StageError::Cancelled);
                 }
-                self.page(named, plan, drain)?;
+                self.page(&named, plan, drain)?;
             }
         }
         Ok(self.made)
@@ -161,7 +163,7 @@ impl<'a> Assembly<'a> {
         let Ok(Some(bytes)) = self.running.read(from, named.image_bytes as usize) else {
             return Ok(false);
         };
-        let list = ChunkList::of(bytes, self.index.cuts());
+        let list = ChunkList::of(bytes, self.pages.cuts());
         if list.id() != named.list {
             return Ok(false);
         }

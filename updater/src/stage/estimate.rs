@@ -41,12 +41,12 @@ pub async fn estimate(
         total: manifest.total_bytes(),
         ..Estimate::default()
     };
-    let (ways, asked) = ways(repository, manifest, Some(&running)).await?;
+    let (ways, asked) = ways(repository, manifest, Some(&running), None).await?;
     estimate.fetch += asked.bytes;
     estimate.requests += asked.requests;
     for (artifact, way) in ways {
-        let index = match way {
-            Way::Chunks(index) => index,
+        let pages = match way {
+            Way::Chunks(pages) => pages,
             Way::Delta(supplier) => {
                 let running = running.clone();
                 let ranges = blocking(move || {
@@ -59,7 +59,7 @@ pub async fn estimate(
                 continue;
             }
         };
-        let (running, name, cuts) = (running.clone(), artifact.name.clone(), index.cuts());
+        let (running, name, cuts) = (running.clone(), artifact.name.clone(), pages.cuts());
         let (held, nothing_stands) = blocking(move || {
             let held = running.held(&name, cuts, None, &CancellationToken::new())?;
             Ok((held, running.seed(&name)?.0.empty()))
@@ -68,11 +68,11 @@ pub async fn estimate(
         let supplier = Supplier {
             repository: repository.clone(),
             artifact,
-            index,
+            pages,
             held: Arc::new(held),
         };
         let (mut from, mut looks) = (0, Looks::at(nothing_stands));
-        while from < supplier.index.pages().len() {
+        while from < supplier.pages.count() {
             let (batch, looked) = supplier.batch(from, looks).await?;
             looks = looked;
             from += batch.plans.len();

@@ -12,6 +12,7 @@ mod drain;
 mod estimate;
 mod held;
 mod identify;
+mod pages;
 mod plan;
 mod running;
 mod seed;

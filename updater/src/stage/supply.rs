@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use drydock_images::chunk::{Chunk, Page, PageRef, Part, check_chunks};
-use drydock_images::{Artifact, ChunkIndex, Repository, TrustError};
+use drydock_images::{Artifact, Repository, TrustError};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc::Sender;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::StageError;
 use super::assemble::Supply;
 use super::held::Held;
+use super::pages::Pages;
 use super::plan::{Copies, PagePlan, Ranges, plan_page};
 use super::seed::Seed;
 use super::write::{Counter, blocking};
@@ -51,7 +52,7 @@ impl Looks {
 
 /// Some pages in order, planned.
 pub(super) struct Batch {
-    pub plans: Vec<PagePlan>,
+    pub plans: Vec<(PageRef, PagePlan)>,
     /// What the plans copy of the running slot.
     pub copies: Vec<Range<u64>>,
     pub ranges: Vec<(Part, Range<u64>)>,
@@ -64,7 +65,7 @@ pub(super) struct Batch {
 pub(super) struct Supplier {
     pub repository: Repository,
     pub artifact: Artifact,
-    pub index: Arc<ChunkIndex>,
+    pub pages: Arc<Pages>,
     pub held: Arc<Held>,
 }
 
@@ -74,13 +75,12 @@ impl Supplier {
     /// # Errors
     /// Pages that cannot be fetched or are not those of the index.
     pub(super) async fn batch(&self, from: usize, looks: Looks) -> Result<(Batch, Looks), StageError> {
-        let named = self.next_pages(from);
-        let unknown: Vec<usize> = (0..named.len())
-            .filter(|at| self.held.list(&named[*at].list).is_none())
-            .collect();
-        let groups = neighbours(named, &unknown);
+        let looking = self.clone();
+        let (named, unknown) = blocking(move || looking.next_pages(from)).await?;
+        let groups = neighbours(&named, &unknown);
+        let named_there = &named;
         let fetches = groups.into_iter().map(|group| async move {
-            let wanted: Vec<PageRef> = group.iter().map(|at| named[*at]).collect();
+            let wanted: Vec<PageRef> = group.iter().map(|at| named_there[*at]).collect();
             let pages = self.repository.pages(&self.artifact, &wanted).await?;
             Ok::<_, StageError>(group.into_iter().zip(pages).collect::<Vec<_>>())
         });
@@ -90,38 +90,49 @@ impl Supplier {
             .await?;
         let fetched: BTreeMap<usize, Page> = fetched.into_iter().flatten().collect();
         let page_bytes = fetched.keys().map(|at| u64::from(named[*at].page_bytes)).sum();
-        let (supplier, last) = (self.clone(), from + named.len());
+        let supplier = self.clone();
         blocking(move || {
             let mut looks = looks;
-            let mut batch = supplier.plan(from..last, fetched, &mut looks)?;
+            let mut batch = supplier.plan(named, fetched, &mut looks)?;
             batch.page_bytes = page_bytes;
             Ok((batch, looks))
         })
         .await
     }
 
-    fn next_pages(&self, from: usize) -> &[PageRef] {
-        let left = &self.index.pages()[from..];
-        let mut unknown = 0;
-        let count = left.iter().take(PAGES_TOGETHER).take_while(|named| {
-            unknown += usize::from(self.held.list(&named.list).is_none());
-            unknown <= UNKNOWN_TOGETHER
-        });
-        &left[..count.count()]
+    /// The pages from the `from`th on, as many as fit memory, and which of them nobody here knows. Blocks.
+    fn next_pages(&self, from: usize) -> Result<(Vec<PageRef>, Vec<usize>), StageError> {
+        let (mut next, mut unknown) = (Vec::new(), Vec::new());
+        while next.len() < PAGES_TOGETHER {
+            let some = self.pages.some(from + next.len())?;
+            if some.is_empty() {
+                break;
+            }
+            for named in some {
+                if self.held.list(&named.list).is_none() {
+                    if unknown.len() == UNKNOWN_TOGETHER {
+                        return Ok((next, unknown));
+                    }
+                    unknown.push(next.len());
+                }
+                next.push(named);
+            }
+        }
+        Ok((next, unknown))
     }
 
     fn plan(
         &self,
-        which: Range<usize>,
+        named: Vec<PageRef>,
         mut fetched: BTreeMap<usize, Page>,
         looks: &mut Looks,
     ) -> Result<Batch, StageError> {
         let (mut ranges, mut copies) = (Ranges::default(), Copies::default());
-        let mut plans = Vec::with_capacity(which.len());
-        for (at, named) in self.index.pages()[which].iter().enumerate() {
+        let mut plans = Vec::with_capacity(named.len());
+        for (at, named) in named.into_iter().enumerate() {
             let plan = match (self.held.list(&named.list), fetched.remove(&at)) {
                 (Some(from), _) => PagePlan::Copy { from },
-                (None, Some(page)) => plan_page(named, page, &self.held, |at, len, chunks| {
+                (None, Some(page)) => plan_page(&named, page, &self.held, |at, len, chunks| {
                     looks.stands(at, len, chunks)
                 }),
                 (None, None) => {
@@ -130,9 +141,9 @@ impl Supplier {
                     ));
                 }
             };
-            ranges.push_frames(named, &plan);
-            copies.push_page(named, &plan, &self.held);
-            plans.push(plan);
+            ranges.push_frames(&named, &plan);
+            copies.push_page(&named, &plan, &self.held);
+            plans.push((named, plan));
         }
         Ok(Batch {
             plans,
@@ -158,7 +169,7 @@ impl Supplier {
         while let Some((batch, looks)) = planned {
             from += batch.plans.len();
             let next = async {
-                if from == self.index.pages().len() {
+                if from == self.pages.count() {
                     return Ok(None);
                 }
                 self.batch(from, looks).await.map(Some)

@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use drydock_images::delta::Delta;
-use drydock_images::{Artifact, ChunkIndex, Digest, Manifest, Repository};
+use drydock_images::{Artifact, Digest, Manifest, Repository};
 
 use super::StageError;
 use super::delta::DeltaSupplier;
+use super::pages::Pages;
 use super::running::Running;
 use super::write::blocking;
+use crate::state::StateDir;
 
 /// See the module.
 pub(super) enum Way {
     Delta(Box<DeltaSupplier>),
-    Chunks(Arc<ChunkIndex>),
+    Chunks(Arc<Pages>),
 }
 
 /// What finding the ways took.
@@ -31,7 +33,8 @@ impl Asked {
     }
 }
 
-/// The way of each artifact of a release, for a node that has `running` to copy from.
+/// The way of each artifact of a release, for a node that has `running` to copy from. Lists of pages are kept
+/// in `state`, or in memory.
 ///
 /// # Errors
 /// Indexes that cannot be fetched. A delta that cannot be had is only told of: chunks do without.
@@ -39,6 +42,7 @@ pub(super) async fn ways(
     repository: &Repository,
     manifest: &Manifest,
     running: Option<&Running>,
+    state: Option<&StateDir>,
 ) -> Result<(Vec<(Artifact, Way)>, Asked), StageError> {
     let mut asked = Asked::default();
     let delta = match running {
@@ -55,12 +59,25 @@ pub(super) async fn ways(
             Some(supplier) => Way::Delta(Box::new(supplier)),
             None => {
                 asked.add(artifact.index.size);
-                Way::Chunks(Arc::new(repository.index(artifact).await?))
+                Way::Chunks(pages(repository, artifact, state).await?)
             }
         };
         ways.push((artifact.clone(), way));
     }
     Ok((ways, asked))
+}
+
+/// What the artifact's index names.
+///
+/// # Errors
+/// It cannot be fetched, or is not as signed.
+pub(super) async fn pages(
+    repository: &Repository,
+    artifact: &Artifact,
+    state: Option<&StateDir>,
+) -> Result<Arc<Pages>, StageError> {
+    let (index, state) = (repository.index(artifact).await?, state.cloned());
+    blocking(move || Ok(Arc::new(Pages::of(&index, state.as_ref())))).await
 }
 
 /// The delta from what this node runs, with only those artifacts that it runs as the delta was made for.

@@ -19,7 +19,7 @@ use super::running::Running;
 use super::seed::Seed;
 use super::supply::{Looks, Supplier};
 use super::verify::read_back;
-use super::way::{Way, ways};
+use super::way::{Way, pages, ways};
 use crate::disk::{BootControl, GptBootControl, SlotName, SlotWriter};
 use crate::state::{Hints, SlotRecord, SlotRecords, StateDir, StateLock};
 
@@ -188,6 +188,7 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
         control: job.control,
         records: SlotRecords::new(&job.state),
         hints: Hints::new(&job.state),
+        state: job.state,
         lock: job.lock,
         target: job.target,
         now,
@@ -208,8 +209,8 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
         ways = find_ways(&work, &job.repository, job.reuse).await?;
     }
     for (artifact, way) in ways {
-        let index = match way {
-            Way::Chunks(index) => index,
+        let pages = match way {
+            Way::Chunks(pages) => pages,
             Way::Delta(supplier) => {
                 let before = work.counter.so_far();
                 match write_by_delta(&work, &writer, *supplier).await? {
@@ -218,12 +219,12 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
                         tracing::warn!(artifact = %artifact.name, why, "the artifact is put together from chunks");
                         work.counter.back_to(before);
                         work.counter.wire(artifact.index.size);
-                        Arc::new(job.repository.index(&artifact).await?)
+                        pages(&job.repository, &artifact, Some(&work.state)).await?
                     }
                 }
             }
         };
-        let (working, name, cuts) = (work.clone(), artifact.name.clone(), index.cuts());
+        let (working, name, cuts) = (work.clone(), artifact.name.clone(), pages.cuts());
         let held = match job.reuse {
             Reuse::Nothing => Held::nothing(cuts),
             Reuse::Running => {
@@ -239,7 +240,7 @@ async fn run(job: StageJob, now: Timestamp, cancel: &CancellationToken) -> Resul
             held: Arc::new(held),
             repository: job.repository.clone(),
             artifact,
-            index,
+            pages,
         };
         write_artifact(&work, &writer, supplier).await?;
     }
@@ -255,7 +256,7 @@ async fn find_ways(
         Reuse::Running => Some(&work.running),
         Reuse::Nothing => None,
     };
-    let (found, asked) = ways(repository, &work.manifest, running).await?;
+    let (found, asked) = ways(repository, &work.manifest, running, Some(&work.state)).await?;
     work.counter.wire(asked.bytes);
     Ok(found)
 }
@@ -296,7 +297,7 @@ async fn write_artifact(
 ) -> Result<(), StageError> {
     let (to, supply) = mpsc::channel(SUPPLY_AHEAD);
     let name = supplier.artifact.name.as_str().to_owned();
-    let standing = Seed::new(writer.reader(&name)?.clone(), supplier.index.size());
+    let standing = Seed::new(writer.reader(&name)?.clone(), supplier.pages.size());
     let looks = Looks::at(standing);
     let remote = Remote {
         runtime: Handle::current(),
@@ -335,6 +336,7 @@ struct Work {
     control: GptBootControl,
     records: SlotRecords,
     hints: Hints,
+    state: StateDir,
     lock: Arc<StateLock>,
     target: SlotName,
     running: Running,
@@ -391,7 +393,7 @@ impl Work {
         let name = of.artifact.name.as_str();
         let target = self.target(writer, name);
         let (running, _) = self.running.seed(&of.artifact.name)?;
-        let standing = Seed::new(writer.reader(name)?.clone(), of.index.size());
+        let standing = Seed::new(writer.reader(name)?.clone(), of.pages.size());
         let told = (&*self.counter, &self.cancel);
         let keeping = Keeping {
             hints: &self.hints,
@@ -400,7 +402,7 @@ impl Work {
             name,
         };
         let sources = (running, standing);
-        let assembly = Assembly::new(&of.index, &of.held, sources, (remote, supply), keeping, told);
+        let assembly = Assembly::new(&of.pages, &of.held, sources, (remote, supply), keeping, told);
         let mut held = None;
         let found = target.write(|drain| {
             held = Some(assembly.run(drain)?);
@@ -408,7 +410,7 @@ impl Work {
         })?;
         self.check(&of.artifact, found)?;
         if let Some(held) = held {
-            held.keep(of.artifact.digest, of.index.cuts());
+            held.keep(of.artifact.digest, of.pages.cuts());
         }
         Ok(())
     }

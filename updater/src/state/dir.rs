@@ -49,7 +49,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    fn io(doing: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(doing: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, path, source }
     }
 }

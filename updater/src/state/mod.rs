@@ -7,6 +7,7 @@
 mod dir;
 mod hints;
 mod records;
+mod scratch;
 pub mod sim;
 mod store;
 mod trust;
@@ -17,5 +18,6 @@ mod tests;
 pub use dir::{FileReader, Files, LockName, ReadAt, StateDir, StateError, StateLock};
 pub use hints::{HintWriter, Hints};
 pub use records::{ArtifactRecord, SlotRecord, SlotRecords};
+pub use scratch::Scratch;
 pub use store::{Loaded, Lost, LostReason, MAX_FILE_BYTES, Record, Store, UnknownFields};
 pub use trust::TrustGate;

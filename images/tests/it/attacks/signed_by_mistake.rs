@@ -50,7 +50,7 @@ fn index(pages: &[Page]) -> Vec<u8> {
 fn rebuilt(before: &[u8], chunks: &[&[u8]], stored: &[u8]) -> Result<Vec<u8>, FrameError> {
     let page = page(chunks, stored);
     let index = ChunkIndex::parse(&index(std::slice::from_ref(&page))).unwrap();
-    let mut rebuilder = Rebuilder::new(&index);
+    let mut rebuilder = Rebuilder::new(index.window_bytes());
     rebuilder.known(before);
     let mut image = Vec::new();
     rebuilder.page(&page, [stored, &[]], |piece| image.extend_from_slice(piece))?;

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::super::StageError;
 use super::super::seed::{Seed, SeedStream};
 use super::{
-    CHUNK_BYTES, Content, Held, LEAF_CHUNKS, LIST_BYTES, MAX_FILE_BYTES, OFFSET_BITS, OFFSET_MASK,
-    RUN_CHUNKS, Shape, Tail, file_of, tag,
+    CHUNK_BYTES, Content, Held, ID_BYTES, LEAF_CHUNKS, LEAF_LISTS, LIST_BYTES, MAX_FILE_BYTES, OFFSET_BITS,
+    OFFSET_MASK, RUN_CHUNKS, Shape, Tail, file_of, tag,
 };
 use crate::disk::SlotName;
 use crate::state::{HintWriter, Hints, StateError, StateLock};
@@ -72,8 +72,8 @@ impl<'a> HeldBuilder<'a> {
     /// A list of chunks that begins at `offset`, behind all others.
     pub(in super::super) fn list(&mut self, offset: u64, id: ListId, chunks: impl Iterator<Item = Chunk>) {
         let mut list = [0; LIST_BYTES];
-        list[..16].copy_from_slice(id.as_bytes());
-        list[16..].copy_from_slice(&offset.to_le_bytes());
+        list[..ID_BYTES].copy_from_slice(id.as_bytes());
+        list[ID_BYTES..].copy_from_slice(&offset.to_le_bytes());
         self.lists.push(list);
         let mut at = offset;
         for chunk in chunks {
@@ -118,18 +118,17 @@ impl<'a> HeldBuilder<'a> {
 
     /// Ends the file, which is the artifact's from now on: call it when that was proven. Whether it is kept.
     pub(in super::super) fn keep(mut self, artifact: Digest, cuts: Cuts) -> bool {
-        // The last run, the lists and the tail in one write.
-        let mut end = self.take_run();
-        self.lists.sort_unstable();
-        end.extend_from_slice(self.lists.as_flattened());
-        self.hasher.update(&end);
+        self.end_run();
+        let mut lists = std::mem::take(&mut self.lists);
+        lists.sort_unstable();
+        self.put(lists.as_flattened());
         let tail = Tail {
             cuts,
             chunks: self.chunks,
-            lists: self.lists.len(),
+            lists: lists.len(),
             artifact,
         };
-        end.extend_from_slice(&tail.front());
+        let mut end = tail.front().to_vec();
         end.extend_from_slice(tail.checksum(self.hasher).as_bytes());
         let To::File(mut file) = self.to else {
             return false;
@@ -144,19 +143,26 @@ impl<'a> HeldBuilder<'a> {
     pub(super) fn into_memory(mut self, cuts: Cuts) -> Held {
         self.end_run();
         self.lists.sort_unstable();
-        let content = match self.to {
+        let mut content = match self.to {
             To::Memory(content) => content,
             To::File(_) | To::Nowhere => Vec::new(),
         };
         let mut shape = Shape::default();
         let chunks = content.as_chunks::<CHUNK_BYTES>().0;
         chunks.chunks(LEAF_CHUNKS).for_each(|leaf| shape.push(leaf));
+        let leaves = self.lists.chunks(LEAF_LISTS);
+        shape
+            .list_fences
+            .extend(leaves.filter_map(|leaf| leaf.first()?.first_chunk::<ID_BYTES>()));
+        let chunks = chunks.len();
+        content.extend_from_slice(self.lists.as_flattened());
         Held {
             cuts,
-            chunks: chunks.len(),
+            chunks,
             fences: shape.fences,
             runs: shape.runs,
-            lists: self.lists,
+            lists: self.lists.len(),
+            list_fences: shape.list_fences,
             content: Content::Memory(content),
         }
     }

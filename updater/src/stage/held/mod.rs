@@ -11,6 +11,7 @@
 mod build;
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use drydock_images::chunk::{ChunkId, Cuts, ListId};
@@ -27,7 +28,8 @@ const MAGIC: [u8; 8] = *b"DRYDOCKH";
 const FORMAT: u32 = 2;
 const TAIL_BYTES: usize = 8 + 4 + 4 + 4 + 4 + 32 + 32;
 const CHUNK_BYTES: usize = 8;
-const LIST_BYTES: usize = 16 + 8;
+const ID_BYTES: usize = 16;
+const LIST_BYTES: usize = ID_BYTES + 8;
 /// Another chunk with the same 28 bits is found now and then, and is told apart by its hash.
 const OFFSET_BITS: u32 = 36;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
@@ -42,6 +44,11 @@ const LEAF_BYTES: usize = LEAF_CHUNKS * CHUNK_BYTES;
 const RUN_LEAVES: usize = RUN_CHUNKS / LEAF_CHUNKS;
 /// Leaves that are remembered.
 const LEAVES: usize = 128;
+/// Lists that are read together.
+const LEAF_LISTS: usize = 128;
+const LIST_LEAF_BYTES: usize = LEAF_LISTS * LIST_BYTES;
+/// Leaves of lists that are remembered.
+const LIST_LEAVES: usize = 8;
 
 fn tag(id: &ChunkId) -> u32 {
     let bytes = id.as_bytes();
@@ -62,43 +69,39 @@ pub(super) struct Held {
     fences: Vec<u32>,
     /// Where in the image each run begins at the earliest.
     runs: Vec<u64>,
-    lists: Vec<[u8; LIST_BYTES]>,
+    lists: usize,
+    /// The id that each leaf of lists begins with.
+    list_fences: Vec<[u8; ID_BYTES]>,
     content: Content,
 }
 
-/// Where the chunks are.
+/// Where the chunks and, behind them, the lists are.
 #[derive(Debug)]
 enum Content {
     Memory(Vec<u8>),
     File(FileReader, Mutex<Leaves>),
 }
 
-/// What was read of a file, each leaf at one place.
+/// What was read of a file, each leaf at one place, with where it begins in the file.
 #[derive(Debug)]
 struct Leaves(Vec<Option<(usize, Vec<u8>)>>);
 
 impl Content {
-    /// The chunks of a leaf, of which there are `bytes`, handed to `look`.
-    fn leaf<T>(
-        &self,
-        leaf: usize,
-        bytes: usize,
-        look: impl FnOnce(&[[u8; CHUNK_BYTES]]) -> T,
-    ) -> io::Result<T> {
-        let at = leaf * LEAF_BYTES;
+    /// The bytes of a leaf, handed to `look`. A file's leaf is remembered at that place.
+    fn leaf<T>(&self, place: usize, which: Range<usize>, look: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
         match self {
-            Self::Memory(all) => Ok(look(all[at..at + bytes].as_chunks().0)),
+            Self::Memory(all) => Ok(look(&all[which])),
             Self::File(file, leaves) => {
                 let mut leaves = leaves.lock().unwrap_or_else(PoisonError::into_inner);
-                let place = &mut leaves.0[leaf % LEAVES];
-                if place.as_ref().is_none_or(|(which, _)| *which != leaf) {
+                let place = &mut leaves.0[place];
+                if place.as_ref().is_none_or(|(at, _)| *at != which.start) {
                     let mut memory = place.take().map_or_else(Vec::new, |(_, memory)| memory);
-                    memory.resize(bytes, 0);
-                    file.read_at(&mut memory, at as u64)?;
-                    *place = Some((leaf, memory));
+                    memory.resize(which.len(), 0);
+                    file.read_at(&mut memory, which.start as u64)?;
+                    *place = Some((which.start, memory));
                 }
                 let content = place.as_ref().map(|(_, memory)| memory.as_slice());
-                Ok(look(content.unwrap_or_default().as_chunks().0))
+                Ok(look(content.unwrap_or_default()))
             }
         }
     }
@@ -112,9 +115,14 @@ impl Held {
 
     /// Where a list with this id begins.
     pub(super) fn list(&self, id: &ListId) -> Option<u64> {
-        let at = self.lists.partition_point(|list| list[..16] < id.as_bytes()[..]);
-        let (found, offset) = self.lists.get(at)?.split_first_chunk::<16>()?;
-        (found == id.as_bytes()).then(|| offset.try_into().map_or(0, u64::from_le_bytes))
+        let behind = self.list_fences.partition_point(|fence| fence <= id.as_bytes());
+        let looked = self.list_leaf(behind.checked_sub(1)?, |lists| {
+            let at = lists.partition_point(|list| list[..ID_BYTES] < id.as_bytes()[..]);
+            let (found, offset) = lists.get(at)?.split_first_chunk::<ID_BYTES>()?;
+            (found == id.as_bytes()).then(|| offset.try_into().map_or(0, u64::from_le_bytes))
+        });
+        // What cannot be read any more is fetched.
+        looked.ok()?
     }
 
     /// Where a chunk with this id may be: first those around `near`, which is where it is wanted.
@@ -161,7 +169,19 @@ impl Held {
 
     fn leaf<T>(&self, leaf: usize, look: impl FnOnce(&[[u8; CHUNK_BYTES]]) -> T) -> io::Result<T> {
         let chunks = (self.chunks - leaf * LEAF_CHUNKS).min(LEAF_CHUNKS);
-        self.content.leaf(leaf, chunks * CHUNK_BYTES, look)
+        let at = leaf * LEAF_BYTES;
+        let which = at..at + chunks * CHUNK_BYTES;
+        self.content
+            .leaf(leaf % LEAVES, which, |bytes| look(bytes.as_chunks().0))
+    }
+
+    fn list_leaf<T>(&self, leaf: usize, look: impl FnOnce(&[[u8; LIST_BYTES]]) -> T) -> io::Result<T> {
+        let lists = (self.lists - leaf * LEAF_LISTS).min(LEAF_LISTS);
+        let at = self.chunks * CHUNK_BYTES + leaf * LIST_LEAF_BYTES;
+        let which = at..at + lists * LIST_BYTES;
+        self.content.leaf(LEAVES + leaf % LIST_LEAVES, which, |bytes| {
+            look(bytes.as_chunks().0)
+        })
     }
 
     /// By which rule it was cut.
@@ -198,29 +218,34 @@ impl Held {
             hasher.update(leaf);
             shape.push(leaf.as_chunks().0);
         }
-        let mut lists = vec![[0; LIST_BYTES]; tail.lists];
-        file.read_at(lists.as_flattened_mut(), chunk_bytes as u64).ok()?;
-        hasher.update(lists.as_flattened());
+        for at in (0..list_bytes).step_by(LIST_LEAF_BYTES) {
+            let leaf = &mut leaf[..LIST_LEAF_BYTES.min(list_bytes - at)];
+            file.read_at(leaf, (chunk_bytes + at) as u64).ok()?;
+            hasher.update(leaf);
+            shape.list_fences.extend(leaf.first_chunk::<ID_BYTES>());
+        }
         if tail.checksum(hasher) != check {
             return None;
         }
-        let leaves = Leaves((0..LEAVES).map(|_| None).collect());
+        let leaves = Leaves((0..LEAVES + LIST_LEAVES).map(|_| None).collect());
         Some(Self {
             cuts: tail.cuts,
             chunks: tail.chunks,
             fences: shape.fences,
             runs: shape.runs,
-            lists,
+            lists: tail.lists,
+            list_fences: shape.list_fences,
             content: Content::File(file, Mutex::new(leaves)),
         })
     }
 }
 
-/// What is remembered of the chunks.
+/// What is remembered of chunks and lists.
 #[derive(Debug, Default)]
 struct Shape {
     fences: Vec<u32>,
     runs: Vec<u64>,
+    list_fences: Vec<[u8; ID_BYTES]>,
 }
 
 impl Shape {

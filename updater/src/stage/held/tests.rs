@@ -22,7 +22,12 @@ impl Held {
             self.leaf(leaf, look).unwrap();
         }
         chunks.sort_unstable();
-        (chunks, self.lists.clone())
+        let mut lists = Vec::new();
+        for leaf in 0..self.list_fences.len() {
+            self.list_leaf(leaf, |leaf| lists.extend_from_slice(leaf))
+                .unwrap();
+        }
+        (chunks, lists)
     }
 }
 
@@ -89,6 +94,9 @@ fn holds_what_the_image_has(held: &Held, image: &[u64], lists: &[ListId]) {
         assert_eq!(held.list(list), Some(number as u64 * 64 * u64::from(BLOCK)));
     }
     assert_eq!(held.chunk(&id(u64::MAX), 0).next(), None);
+    for id in [[1; 16], [77; 16], [255; 16]] {
+        assert_eq!(held.list(&ListId::from_bytes(id)), None);
+    }
 }
 
 fn cuts() -> Cuts {
