@@ -30,14 +30,26 @@ use crate::release::Known;
 struct Shape {
     /// A frame is closed when it has this much content. A reader fetches whole frames.
     content_bytes: usize,
-    /// How far it refers back: what the bytes before it teach costs a reader nothing, they are there.
+    /// How far it refers back at most: what the bytes before it teach costs a reader nothing, they are there.
     window_bytes: usize,
+}
+
+/// Every frame may refer back so far, ...
+const LEAST_WINDOW_BYTES: usize = 128 * 1024;
+/// ... and further only if it has an eighth of that: looking through what went before takes the longest.
+const WINDOW_OF_CONTENT: usize = 8;
+
+impl Shape {
+    /// How far a frame with so much content refers back.
+    fn window_bytes(self, content_bytes: usize) -> usize {
+        (content_bytes * WINDOW_OF_CONTENT).clamp(LEAST_WINDOW_BYTES, self.window_bytes)
+    }
 }
 
 /// Of these a reader may need one and not its neighbours.
 const SMALL: Shape = Shape {
     content_bytes: 32 * 1024,
-    window_bytes: 128 * 1024,
+    window_bytes: LEAST_WINDOW_BYTES,
 };
 /// What is new since the releases before is fetched as a whole by whoever comes from one of them.
 const LARGE: Shape = Shape {
@@ -380,7 +392,7 @@ fn compress_lists(jobs: &Mutex<mpsc::Receiver<Job>>, to_writer: &mpsc::SyncSende
         if wanted {
             let mut context = zstd_safe::CCtx::create();
             let frames = job.frames.iter().map(|(part, at)| {
-                let window_bytes = shape_of(*part, job.front).window_bytes;
+                let window_bytes = shape_of(*part, job.front).window_bytes(at.len());
                 let before = &job.bytes[at.start.saturating_sub(window_bytes)..at.start];
                 let frame = encode_frame(&mut context, &job.bytes[at.clone()], before, level)?;
                 Ok((*part, frame))
