@@ -18,7 +18,8 @@ impl Window {
         let keep_bytes = keep_bytes as usize;
         let most_at_once = keep_bytes.max(MAX_FRAME_CONTENT_BYTES as usize);
         Self {
-            memory: vec![0; keep_bytes + most_at_once],
+            // Twice that, so that what is kept is moved seldom.
+            memory: vec![0; keep_bytes + 2 * most_at_once],
             end: 0,
             keep_bytes,
         }

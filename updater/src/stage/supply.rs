@@ -78,9 +78,9 @@ impl Supplier {
         let looking = self.clone();
         let (named, unknown) = blocking(move || looking.next_pages(from)).await?;
         let groups = neighbours(&named, &unknown);
-        let named_there = &named;
+        let all = &named;
         let fetches = groups.into_iter().map(|group| async move {
-            let wanted: Vec<PageRef> = group.iter().map(|at| named_there[*at]).collect();
+            let wanted: Vec<PageRef> = group.iter().map(|at| all[*at]).collect();
             let pages = self.repository.pages(&self.artifact, &wanted).await?;
             Ok::<_, StageError>(group.into_iter().zip(pages).collect::<Vec<_>>())
         });
