@@ -319,7 +319,13 @@ impl<'a> DeltaAssembly<'a> {
         match decoded {
             Ok(content) => {
                 drain.put(content, Put::Fresh)?;
-                self.counter.fetched(u64::from(bytes));
+                // What is not in the frame the running slot had.
+                let referred = match frame.references.as_slice() {
+                    [] => 0,
+                    _ => bytes.saturating_sub(frame.stored_bytes),
+                };
+                self.counter.reused(u64::from(referred));
+                self.counter.fetched(u64::from(bytes - referred));
                 Ok(Fit::Whole)
             }
             // The frame is as it was signed, so it is the old content that is not.

@@ -105,6 +105,11 @@ async fn a_delta_is_used_where_there_is_one_and_takes_what_was_estimated() {
     );
     assert_eq!(taken, (estimate.fetch, estimate.requests));
     assert_eq!(by_delta.fetched, estimate.fetch);
+    // Whatever was not fetched the node had.
+    assert!(
+        by_delta.reused + by_delta.fetched >= by_delta.total,
+        "{by_delta:?}"
+    );
 
     // A node that does not know what it runs does without.
     let unknown = Node::on(
