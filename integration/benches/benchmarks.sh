@@ -6,12 +6,13 @@
 #   integration/benches/benchmarks.sh [KIND...]      without a word: ext4 squashfs erofs lz4.erofs
 #
 # As root on Debian. ROUNDS says how often each measurement is made (3). The peers are measured on ext4 and
-# squashfs.
+# squashfs; PEERS names those that are, without it all (peers.sh says which there are).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 rounds=${ROUNDS:-3}
 kinds=("$@")
 [ ${#kinds[@]} -gt 0 ] || kinds=(ext4 squashfs erofs lz4.erofs)
+read -ra peers <<<"${PEERS:-}"
 page=docs/benchmarks.md
 # cargo runs a bench in its package's folder.
 results=$PWD/target/release-images
@@ -29,7 +30,7 @@ for kind in "${kinds[@]}"; do
   case $kind in ext4 | squashfs) for_peers+=("$kind") ;; esac
 done
 : >"$results/peers.md"
-[ ${#for_peers[@]} = 0 ] || ROUNDS=$rounds integration/benches/peers.sh "${for_peers[@]}"
+[ ${#for_peers[@]} = 0 ] || ROUNDS=$rounds integration/benches/peers.sh "${for_peers[@]}" "${peers[@]}"
 
 # What was measured, as it stands in the page.
 measured() {
