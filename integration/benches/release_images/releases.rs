@@ -69,7 +69,7 @@ pub const PAIRS: &str = "pairs";
 /// A delta that was made.
 #[derive(Debug)]
 pub struct Delta {
-    to: &'static str,
+    pub to: &'static str,
     bytes: u64,
     time: Duration,
 }
@@ -143,7 +143,11 @@ async fn deltas(repository: &Path, keys: &Path, all: &[Release]) -> anyhow::Resu
             .flat_map(|(name, value)| [OsStr::new(*name), *value]);
         let arguments: Vec<&OsStr> = [OsStr::new("delta")].into_iter().chain(arguments).collect();
         let begun = Instant::now();
-        let said = images_tool(&arguments).await?;
+        let said = match images_tool(&arguments).await {
+            // None is made for a pair for which it is not worth it.
+            Err(error) if error.to_string().contains("SavesTooLittle") => continue,
+            said => said?,
+        };
         let time = begun.elapsed();
         let artifacts = said["artifacts"].as_array().context("delta names no artifacts")?;
         let kept = artifacts.iter().filter(|artifact| artifact["kept"] == true);
