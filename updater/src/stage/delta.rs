@@ -320,9 +320,10 @@ impl<'a> DeltaAssembly<'a> {
             Ok(content) => {
                 drain.put(content, Put::Fresh)?;
                 // What is not in the frame the running slot had.
-                let referred = match frame.references.as_slice() {
-                    [] => 0,
-                    _ => bytes.saturating_sub(frame.stored_bytes),
+                let referred = if frame.references.is_empty() {
+                    0
+                } else {
+                    bytes.saturating_sub(frame.stored_bytes)
                 };
                 self.counter.reused(u64::from(referred));
                 self.counter.fetched(u64::from(bytes - referred));

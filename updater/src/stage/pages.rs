@@ -31,7 +31,7 @@ enum Content {
     File(Groups),
 }
 
-/// Pages in a file, [`GROUP_PAGES`] and [`GROUP_PAGES`].
+/// Pages in a file, in groups of [`GROUP_PAGES`].
 #[derive(Debug)]
 struct Groups {
     file: Scratch,

@@ -60,6 +60,9 @@ pub(super) struct Batch {
     pub page_bytes: u64,
 }
 
+/// A page, and where the running slot has all that it lists.
+type Looked = (PageRef, Option<u64>);
+
 /// Where an artifact is fetched from and what is there already.
 #[derive(Clone)]
 pub(super) struct Supplier {
@@ -76,11 +79,14 @@ impl Supplier {
     /// Pages that cannot be fetched or are not those of the index.
     pub(super) async fn batch(&self, from: usize, looks: Looks) -> Result<(Batch, Looks), StageError> {
         let looking = self.clone();
-        let (named, unknown) = blocking(move || looking.next_pages(from)).await?;
-        let groups = neighbours(&named, &unknown);
-        let all = &named;
-        let fetches = groups.into_iter().map(|group| async move {
-            let wanted: Vec<PageRef> = group.iter().map(|at| all[*at]).collect();
+        let looked = blocking(move || looking.next_pages(from)).await?;
+        let unknown: Vec<(usize, PageRef)> = looked
+            .iter()
+            .enumerate()
+            .filter_map(|(at, (named, held))| held.is_none().then_some((at, *named)))
+            .collect();
+        let fetches = neighbours(&unknown).into_iter().map(|group| async move {
+            let (group, wanted): (Vec<usize>, Vec<PageRef>) = group.into_iter().unzip();
             let pages = self.repository.pages(&self.artifact, &wanted).await?;
             Ok::<_, StageError>(group.into_iter().zip(pages).collect::<Vec<_>>())
         });
@@ -89,48 +95,48 @@ impl Supplier {
             .try_collect()
             .await?;
         let fetched: BTreeMap<usize, Page> = fetched.into_iter().flatten().collect();
-        let page_bytes = fetched.keys().map(|at| u64::from(named[*at].page_bytes)).sum();
+        let page_bytes = unknown.iter().map(|(_, named)| u64::from(named.page_bytes)).sum();
         let supplier = self.clone();
         blocking(move || {
             let mut looks = looks;
-            let mut batch = supplier.plan(named, fetched, &mut looks)?;
+            let mut batch = supplier.plan(looked, fetched, &mut looks)?;
             batch.page_bytes = page_bytes;
             Ok((batch, looks))
         })
         .await
     }
 
-    /// The pages from the `from`th on, as many as fit memory, and which of them nobody here knows. Blocks.
-    fn next_pages(&self, from: usize) -> Result<(Vec<PageRef>, Vec<usize>), StageError> {
-        let (mut next, mut unknown) = (Vec::new(), Vec::new());
+    /// The pages from the `from`th on, as many as fit memory, each with where the running slot has it. That is
+    /// looked up once: what is read of a kept file now may not be readable later. Blocks.
+    fn next_pages(&self, from: usize) -> Result<Vec<Looked>, StageError> {
+        let (mut next, mut unknown) = (Vec::new(), 0);
         while next.len() < PAGES_TOGETHER {
             let some = self.pages.some(from + next.len())?;
             if some.is_empty() {
                 break;
             }
             for named in some {
-                if self.held.list(&named.list).is_none() {
-                    if unknown.len() == UNKNOWN_TOGETHER {
-                        return Ok((next, unknown));
-                    }
-                    unknown.push(next.len());
+                let held = self.held.list(&named.list);
+                unknown += usize::from(held.is_none());
+                if unknown > UNKNOWN_TOGETHER {
+                    return Ok(next);
                 }
-                next.push(named);
+                next.push((named, held));
             }
         }
-        Ok((next, unknown))
+        Ok(next)
     }
 
     fn plan(
         &self,
-        named: Vec<PageRef>,
+        looked: Vec<Looked>,
         mut fetched: BTreeMap<usize, Page>,
         looks: &mut Looks,
     ) -> Result<Batch, StageError> {
         let (mut ranges, mut copies) = (Ranges::default(), Copies::default());
-        let mut plans = Vec::with_capacity(named.len());
-        for (at, named) in named.into_iter().enumerate() {
-            let plan = match (self.held.list(&named.list), fetched.remove(&at)) {
+        let mut plans = Vec::with_capacity(looked.len());
+        for (at, (named, held)) in looked.into_iter().enumerate() {
+            let plan = match (held, fetched.remove(&at)) {
                 (Some(from), _) => PagePlan::Copy { from },
                 (None, Some(page)) => plan_page(&named, page, &self.held, |at, len, chunks| {
                     looks.stands(at, len, chunks)
@@ -240,15 +246,17 @@ where
     Ok(())
 }
 
-/// Groups pages that are fetched in one request.
-fn neighbours(named: &[PageRef], wanted: &[usize]) -> Vec<Vec<usize>> {
+/// Groups pages that are fetched in one request; each comes with its place.
+fn neighbours(wanted: &[(usize, PageRef)]) -> Vec<Vec<(usize, PageRef)>> {
     let mut ranges = Ranges::default();
-    for at in wanted {
-        ranges.push(named[*at].part, named[*at].stored());
+    for (_, named) in wanted {
+        ranges.push(named.part, named.stored());
     }
-    let inside = |range: &Range<u64>| -> Vec<usize> {
+    let inside = |range: &Range<u64>| -> Vec<(usize, PageRef)> {
         let pages = wanted.iter().copied();
-        pages.filter(|at| range.contains(&named[*at].page_at)).collect()
+        pages
+            .filter(|(_, named)| range.contains(&named.page_at))
+            .collect()
     };
     let ranges = ranges.in_order();
     ranges.iter().map(|(_, range)| inside(range)).collect()

@@ -1,9 +1,11 @@
 //! Where the bytes of a slot come from: what the running slot has, what stands there already, what mirrors
 //! serve; and what is done when one of them lies.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use drydock_images::Digest;
@@ -11,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::super::*;
-use super::fixture::{Fixture, MIB, Node, STRIPED, control, now, root_image};
+use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, control, now, root_image};
 use super::spoilt::Spoilt;
 use crate::disk::gate::{Killed, OpenGate, WriteEvent, WriteGate, WriteKind};
 use crate::disk::*;
 use crate::stage::held::Held;
 use crate::stage::seed::Seed;
-use crate::state::{Hints, LockName, StateDir};
+use crate::state::sim::SimFiles;
+use crate::state::{Files, Hints, LockName, ReadAt, StateDir};
 
 /// What the kept file says of a slot is what reading the slot finds.
 #[tokio::test(flavor = "multi_thread")]
@@ -46,6 +49,102 @@ async fn what_a_slot_holds_is_known_without_reading_it() {
             assert!(loaded.is_none(), "byte {at}");
         }
     }
+}
+
+/// Files that cannot be read in pieces any more after so many reads.
+#[derive(Debug)]
+struct Failing {
+    files: SimFiles,
+    reads_left: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct FailingFile(Box<dyn ReadAt>, Arc<AtomicUsize>);
+
+impl ReadAt for FailingFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let left = |left: usize| left.checked_sub(1);
+        match self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left) {
+            Ok(_) => self.0.read_at(buf, offset),
+            Err(_) => Err(io::Error::other("a bad sector")),
+        }
+    }
+}
+
+impl Files for Failing {
+    fn read(&self, name: &str, max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+        self.files.read(name, max_bytes)
+    }
+    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.files.write(name, content)
+    }
+    fn append(&self, name: &str, piece: &[u8]) -> io::Result<()> {
+        self.files.append(name, piece)
+    }
+    fn open(&self, name: &str) -> io::Result<Option<(Box<dyn ReadAt>, u64)>> {
+        let opened = self.files.open(name)?;
+        Ok(opened.map(|(file, bytes)| {
+            let file: Box<dyn ReadAt> = Box::new(FailingFile(file, self.reads_left.clone()));
+            (file, bytes)
+        }))
+    }
+    fn sync(&self, name: &str) -> io::Result<()> {
+        self.files.sync(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.files.sync_dir()
+    }
+}
+
+/// Wherever the kept file of the running slot fails, the release is staged all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_file_that_cannot_be_read_any_more_costs_bytes_and_nothing_else() {
+    let fixture = Fixture::new(&[1, DOUBLED, DOUBLED + 1]).await;
+    // The second is staged over the first, so that what it holds is kept; then it runs.
+    let first = Node::on(fixture.disk_image(1), fixture.path("state"), Arc::new(OpenGate));
+    fixture.stage(DOUBLED, &first).await.0.unwrap();
+    let kept = files_of(&fixture.path("state"));
+    let image = fixture.disk_image(DOUBLED);
+    let mut fetched = Vec::new();
+    for reads in 0.. {
+        let reads_left = Arc::new(AtomicUsize::new(reads));
+        let files = Failing {
+            files: SimFiles::with_content(kept.clone()),
+            reads_left: reads_left.clone(),
+        };
+        let mut node = Node::on(image.clone(), fixture.path("unused"), Arc::new(OpenGate));
+        node.state =
+            StateDir::with_files(&fixture.path("locks"), Arc::new(files), Arc::new(OpenGate)).unwrap();
+        let (result, progress) = fixture.stage(DOUBLED + 1, &node).await;
+        result.unwrap();
+        let wanted = root_image(DOUBLED + 1);
+        assert!(node.content(SlotName::B, "root", wanted.len()) == wanted);
+        fetched.push(progress.fetched);
+        if reads_left.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+    }
+    // It fails in what is read when it is opened, and in what is looked up later.
+    let (least, most) = (fetched.iter().min().unwrap(), fetched.iter().max().unwrap());
+    assert!(fetched.len() > 4 && least < most, "{fetched:?}");
+}
+
+/// What is kept in slot B, as that of a slot A.
+fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap());
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            let name = name.strip_prefix("slot-b.")?;
+            Some((format!("slot-a.{name}"), std::fs::read(entry.path()).unwrap()))
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
