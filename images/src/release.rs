@@ -140,16 +140,20 @@ fn each_page(
     let file = File::open(&path).map_err(ReleaseError::io("read", &path))?;
     let mut stored = Vec::new();
     for named in index.pages() {
-        stored.resize(named.page_bytes as usize, 0);
-        file.read_exact_at(&mut stored, named.page_at)
-            .map_err(ReleaseError::io("read", &path))?;
-        let page = named.read(&stored).map_err(|error| ReleaseError::Release {
-            path: path.clone(),
-            detail: error.to_string(),
-        })?;
-        each(named, &page);
+        each(named, &read_page(&file, &path, named, &mut stored)?);
     }
     Ok(())
+}
+
+/// The page of a pack that the index names; `stored` is memory for it.
+fn read_page(pack: &File, path: &Path, named: &PageRef, stored: &mut Vec<u8>) -> Result<Page, ReleaseError> {
+    stored.resize(named.page_bytes as usize, 0);
+    pack.read_exact_at(stored, named.page_at)
+        .map_err(ReleaseError::io("read", path))?;
+    named.read(stored).map_err(|error| ReleaseError::Release {
+        path: path.to_path_buf(),
+        detail: error.to_string(),
+    })
 }
 
 /// Reads a pack from its first byte to its last and compares every page, frame and chunk with what the
@@ -196,12 +200,7 @@ pub(crate) fn read_pack(
     let (mut stored_page, mut frames) = (Vec::new(), [Vec::new(), Vec::new()]);
     let mut content = Vec::new();
     for named in index.pages() {
-        stored_page.resize(named.page_bytes as usize, 0);
-        file.read_exact_at(&mut stored_page, named.page_at)
-            .map_err(&failed)?;
-        let page = named
-            .read(&stored_page)
-            .map_err(|error| broken(error.to_string()))?;
+        let page = read_page(&file, pack, named, &mut stored_page)?;
         for part in [Part::Front, Part::Rest] {
             let frames = &mut frames[part as usize];
             frames.resize(named.frames_bytes[part as usize] as usize, 0);

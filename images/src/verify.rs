@@ -201,21 +201,6 @@ impl<'a> Verification<'a> {
     }
 }
 
-/// [`Verification::of`] a release, and [`Verification::run`].
-///
-/// # Errors
-/// The first thing that is not as signed.
-pub async fn verify_release(
-    repository: &Repository,
-    release: &Digest,
-    images: &[LocalImage],
-    now: Timestamp,
-    progress: &Progress,
-) -> Result<VerifiedRelease, VerifyError> {
-    let verification = Verification::of(repository, release, now).await?;
-    verification.run(images, progress).await
-}
-
 fn names(manifest: &Manifest) -> String {
     manifest
         .artifacts

@@ -81,8 +81,8 @@ fn referable(before: &[u8]) -> &[u8] {
     }
 }
 
-/// How many positions the writer looks back through, as a power of two: what a frame and the bytes before it
-/// have. zstd would take four times as many, and clear them all for each frame.
+/// How many positions the writer looks back through, as a power of two: about what a frame and the bytes before
+/// it have. zstd would take four times as many, and clear them all for each frame.
 const fn hash_log(bytes: usize) -> u32 {
     if bytes <= 256 * 1024 { 17 } else { 18 }
 }

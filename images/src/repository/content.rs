@@ -165,7 +165,8 @@ impl Repository {
             .await
     }
 
-    fn delta_of(&self, artifact: &Artifact) -> String {
+    /// What the delta of an artifact is called in messages.
+    pub(crate) fn delta_of(&self, artifact: &Artifact) -> String {
         format!("the delta of {} in repository {}", artifact.name, self.name)
     }
 }

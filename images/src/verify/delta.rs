@@ -61,11 +61,7 @@ async fn verify_frames(
                 .unwrap_or((left, &[]));
             let found = Digest::of(bytes);
             if found != frame.digest {
-                let what = format!(
-                    "the delta of {} in repository {}",
-                    artifact.name,
-                    repository.name()
-                );
+                let what = repository.delta_of(artifact);
                 return Err(TrustError::frame(&what, &FrameError::Digest { found }));
             }
             left = behind;

@@ -71,7 +71,7 @@ async fn a_plain_web_server_is_enough() {
     let (url, _) = serve(&fixture, |_, _| None).await;
     let repository = load(&fixture, url).await.unwrap();
     let silent = drydock_images::Progress::none();
-    let verified = drydock_images::verify::verify_release(&repository, &digest, &[], now(), &silent).await;
+    let verified = crate::support::verify_release(&repository, &digest, &[], now(), &silent).await;
     assert!(verified.unwrap().artifacts[0].fetched_bytes > 0);
 }
 

@@ -40,7 +40,7 @@ async fn a_pack_that_a_crash_left_torn_is_written_again() {
     fs::write(&torn, vec![0; usize::try_from(length).unwrap()]).unwrap();
     let published = publish(fixture.publish_request(&built.path)).await.unwrap();
     let repository = fixture.load(now()).await.unwrap();
-    drydock_images::verify::verify_release(&repository, &published.digest, &[], now(), &Progress::none())
+    crate::support::verify_release(&repository, &published.digest, &[], now(), &Progress::none())
         .await
         .unwrap();
 }

@@ -1,9 +1,8 @@
 //! From partition images to verified bytes: what was put in is what comes out.
 
-use crate::support::{Fixture, image, later, now};
+use crate::support::{Fixture, image, later, noise, now, verify_release};
 use drydock_images::chunk::{Part, Rebuilder};
 use drydock_images::publish::{advise, promote, publish, refresh_timestamp, withdraw};
-use drydock_images::verify::verify_release;
 use drydock_images::{Hasher, Progress, Severity, Vulnerability};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,6 +86,29 @@ async fn what_is_new_after_a_release_is_at_the_front() {
         let verified = verify_release(&repository, &release.digest, &[], now(), &Progress::none()).await;
         verified.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_after_a_release_refers_further_back() {
+    let fixture = Fixture::new().await;
+    let (old, new) = (image(1), noise(2, 300_000));
+    let first = fixture.build_of("1.0", &old, Vec::new()).await;
+    let twice = [old, new.clone(), new].concat();
+    let alone = fixture.build_of("1.1", &twice, Vec::new()).await;
+    let after = fixture.build_of("1.2", &twice, vec![first.path.clone()]).await;
+    let stored = |release: &drydock_images::build::BuiltRelease| release.stats.stored_bytes;
+    // The second time is in what stands 300,000 bytes before it; a small frame does not look so far.
+    assert!(
+        stored(&alone) > stored(&first) + 590_000 && stored(&after) < stored(&first) + 450_000,
+        "{} and {} after {}",
+        stored(&alone),
+        stored(&after),
+        stored(&first)
+    );
+    publish(fixture.publish_request(&after.path)).await.unwrap();
+    let repository = fixture.load(now()).await.unwrap();
+    let verified = verify_release(&repository, &after.digest, &[], now(), &Progress::none()).await;
+    verified.unwrap();
 }
 
 fn listing(dir: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {

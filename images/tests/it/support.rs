@@ -6,6 +6,7 @@ use std::time::Duration;
 use drydock_images::build::{ArtifactSource, BuildRequest, BuiltRelease, build};
 use drydock_images::keys::{KeygenRequest, generate};
 use drydock_images::publish::{Lifetimes, PublishRequest, Signing, publish};
+use drydock_images::verify::{LocalImage, Verification, VerifiedRelease, VerifyError};
 use drydock_images::{
     Carries, Digest, Guard, Progress, Repository, RepositoryConfig, RetryPolicy, SharedState, Timeouts,
     TrustError,
@@ -178,4 +179,16 @@ pub fn copy_dir(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Looks a release up and verifies all of it.
+pub async fn verify_release(
+    repository: &Repository,
+    release: &Digest,
+    images: &[LocalImage],
+    now: Timestamp,
+    progress: &Progress,
+) -> Result<VerifiedRelease, VerifyError> {
+    let verification = Verification::of(repository, release, now).await?;
+    verification.run(images, progress).await
 }

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use drydock_images::publish::withdraw;
-use drydock_images::verify::{LocalImage, verify_release};
+use drydock_images::verify::LocalImage;
 use drydock_images::{Digest, Progress, Repository};
 
-use crate::support::{Fixture, image, noise, now};
+use crate::support::{Fixture, image, noise, now, verify_release};
 
 /// The one file below `dir` whose name contains `part`.
 fn one_file(dir: &Path, part: &str) -> PathBuf {

@@ -155,7 +155,7 @@ async fn a_repository_is_loaded_and_verified_while_its_own_url_is_away() {
     cfg.mirrors = vec![mirror_of(&fixture, "mirror")];
     let repository = Repository::load(&cfg, now()).await.unwrap();
     let silent = drydock_images::Progress::none();
-    let verified = drydock_images::verify::verify_release(&repository, &digest, &[], now(), &silent).await;
+    let verified = crate::support::verify_release(&repository, &digest, &[], now(), &silent).await;
     assert!(verified.unwrap().artifacts[0].fetched_bytes > 0);
     let traffic = repository.traffic();
     assert!(
