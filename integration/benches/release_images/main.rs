@@ -39,7 +39,7 @@ struct Options {
     #[arg(long, requires = "image_gib")]
     without_delta: bool,
     /// How often each measurement is made.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, conflicts_with = "image_gib")]
     rounds: usize,
     /// What `cargo bench` adds.
     #[arg(long, hide = true)]

@@ -179,6 +179,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use std::sync::Arc;
 
+    use drydock_images::chunk::{ChunkList, IndexBuilder, Page};
+
     use super::*;
     use crate::disk::gate::OpenGate;
 
@@ -235,5 +237,29 @@ mod tests {
         assert!(damaged.some(0).is_ok() && damaged.some(128).is_ok());
         assert!(damaged.some(64).is_err());
         assert!(damaged.some(192).is_err());
+    }
+
+    #[test]
+    fn where_there_is_no_file_pages_are_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let [there, gone] = ["there", "gone"].map(|name| {
+            let path = folder.path().join(name);
+            StateDir::open(&path, Arc::new(OpenGate)).unwrap()
+        });
+        std::fs::remove_dir(gone.path()).unwrap();
+        let zeros = vec![0; 1 << 20];
+        let cuts = Cuts::for_image(zeros.len() as u64, &[]);
+        let page = Page::new(ChunkList::of(&zeros, cuts), Vec::new()).unwrap();
+        let mut builder = IndexBuilder::new();
+        builder.push(&page, &page.to_bytes(), Part::Front).unwrap();
+        let index = builder.finish(&Digest::of(&zeros), 1 << 17, cuts).unwrap();
+        let index = ChunkIndex::parse(&index).unwrap();
+        for (state, in_file) in [(Some(&there), true), (Some(&gone), false), (None, false)] {
+            let pages = Pages::of(&index, state);
+            assert_eq!(matches!(pages.content, Content::File(_)), in_file);
+            assert_eq!(pages.some(0).unwrap(), index.pages());
+            assert_eq!((pages.size(), pages.count()), (index.size(), 1));
+            assert_eq!(pages.window_bytes(), 1 << 17);
+        }
     }
 }
