@@ -4,6 +4,7 @@
 mod attempts;
 mod checker;
 mod drains;
+mod faults;
 mod machine;
 mod model;
 mod script;
