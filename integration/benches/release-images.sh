@@ -146,8 +146,22 @@ make_ext4() {
   e2fsck -fn "$image" >/dev/null 2>&1 || die "$image is not a sound file system"
 }
 
+# The zstd that Drydock is built with, for programs that link libzstd: a delta of a squashfs unpacks only what
+# the same zstd packs again as it was, and this machine's may be another one.
+same_zstd() {
+  local source
+  source=$(cargo metadata --locked --format-version 1 | grep -o '"manifest_path":"[^"]*/zstd-sys-[^"]*"' | cut -d'"' -f4)
+  source=${source%/*}/zstd/lib
+  mkdir "$work/zstd"
+  cc -O2 -fPIC -shared -DZSTD_DISABLE_ASM -DZSTD_MULTITHREAD -I"$source" "$source"/{common,compress,decompress,dictBuilder}/*.c \
+    -Wl,-soname,libzstd.so.1 -o "$work/zstd/libzstd.so.1"
+}
+
 # Its times are held below SOURCE_DATE_EPOCH by mksquashfs itself, as by mkfs.erofs.
-make_squashfs() { mksquashfs "$1" "$2" -comp zstd -Xcompression-level 9 -noappend -no-progress -quiet >/dev/null; }
+make_squashfs() {
+  [ -d "$work/zstd" ] || same_zstd
+  LD_LIBRARY_PATH=$work/zstd mksquashfs "$1" "$2" -comp zstd -Xcompression-level 9 -noappend -no-progress -quiet >/dev/null
+}
 make_erofs() { mkfs.erofs --quiet -U "$uuid" "$2" "$1"; }
 make_lz4.erofs() { mkfs.erofs --quiet -zlz4hc -U "$uuid" "$2" "$1"; }
 
