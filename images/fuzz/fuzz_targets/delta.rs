@@ -4,8 +4,8 @@
 
 use drydock_images::Digest;
 use drydock_images::delta::{
-    DeltaHead, MAX_REFERENCE_BYTES, MAX_REFERENCES, MAX_STORED_BYTES, SEGMENT_BYTES, SegmentDecoder,
-    SegmentId, Source,
+    DeltaHead, Ground, MAX_REFERENCE_BYTES, MAX_REFERENCES, MAX_RUNS, MAX_STORED_BYTES, Packing, Reference,
+    SEGMENT_BYTES, SegmentDecoder, SegmentId, Source,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -14,13 +14,11 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     assert_eq!(head.to_bytes().expect("what was read can be written"), data);
-    let covered: u64 = (0..head.segments.len())
-        .map(|place| u64::from(head.segment_bytes(place)))
-        .sum();
+    let covered: u64 = head.segments.iter().map(|segment| u64::from(segment.bytes)).sum();
     assert_eq!(covered, head.size);
     let mut stored = 0;
-    for (place, segment) in head.segments.iter().enumerate() {
-        let bytes = head.segment_bytes(place);
+    for segment in &head.segments {
+        let bytes = segment.bytes;
         assert!((1..=SEGMENT_BYTES).contains(&bytes));
         match &segment.source {
             Source::Copy { at } => assert!(at + u64::from(bytes) <= head.base_size),
@@ -31,27 +29,35 @@ fuzz_target!(|data: &[u8]| {
                 assert!(frame.references.iter().all(|range| inside(range.at, range.bytes)));
                 let all: u64 = frame.references.iter().map(|range| u64::from(range.bytes)).sum();
                 assert!(all <= u64::from(MAX_REFERENCE_BYTES));
+                assert!(frame.runs.len() <= MAX_RUNS && (frame.runs.is_empty() || head.packing.is_some()));
+                assert!(frame.content_bytes(bytes) <= u64::from(SEGMENT_BYTES));
                 stored += u64::from(frame.stored_bytes);
             }
         }
     }
     assert_eq!(head.frames_bytes(), stored);
 
-    // Whatever is signed as a frame: here the input itself, on the ground of itself.
-    let first = head
-        .segments
-        .iter()
-        .enumerate()
-        .find_map(|(place, segment)| match &segment.source {
-            Source::Frame(frame) => Some((place, segment.id, frame.clone())),
-            Source::Copy { .. } => None,
-        });
-    if let Some((place, id, mut frame)) = first {
+    // Whatever is signed as a frame, or as packed: here the input itself, on the ground of itself.
+    let mut ground = Ground::default();
+    let packed = Reference {
+        packed: Some(SegmentId::of(data)),
+        ..Reference::to(0, data.len() as u32)
+    };
+    let _ = ground.add(&packed, data);
+    let _ = ground.add(&Reference::to(0, data.len() as u32), data);
+    assert!(ground.bytes().len() <= MAX_REFERENCE_BYTES as usize);
+    let first = head.segments.iter().find_map(|segment| match &segment.source {
+        Source::Frame(frame) => Some((segment, frame.clone())),
+        Source::Copy { .. } => None,
+    });
+    if let Some((segment, mut frame)) = first {
         frame.digest = Digest::of(data);
         frame.stored_bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let made = SegmentDecoder::default()
-            .decode(id, head.segment_bytes(place), &frame, data, data)
+        // A level that is fast: what is looked for is no slowness of zstd's.
+        let packing = head.packing.map(|packing| Packing { level: 1, ..packing });
+        let made = SegmentDecoder::new(packing)
+            .decode(segment, &frame, data, &mut ground)
             .map(SegmentId::of);
-        assert!(made.is_err() || made == Ok(id));
+        assert!(made.is_err() || made == Ok(segment.id));
     }
 });

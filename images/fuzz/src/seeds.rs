@@ -10,7 +10,8 @@ use drydock_images::build::{ArtifactSource, BuildRequest, build};
 use drydock_images::channel::Document;
 use drydock_images::chunk::{Chunk, ChunkId, ChunkIndex, ChunkList, Frame, Page, encode_frame};
 use drydock_images::delta::{
-    Delta, DeltaArtifact, DeltaHead, Reference, SEGMENT_BYTES, Segment, SegmentFrame, SegmentId, Source,
+    Delta, DeltaArtifact, DeltaHead, Packing, Reference, Run, SEGMENT_BYTES, Segment, SegmentFrame, SegmentId,
+    Source,
 };
 use drydock_images::layout::{self, TargetKind};
 use drydock_images::manifest::IndexRef;
@@ -195,25 +196,33 @@ fn documents(corpus: &Corpus, digest: Digest) {
     corpus.put("documents", "withdrawal", &withdrawal.to_bytes().unwrap());
 }
 
-/// A delta of two segments and a bit, and the document that names it.
+/// A delta of two segments and a bit, the last packed again, and the document that names it.
 fn delta(corpus: &Corpus, digest: Digest) {
     let base = noise(11, 1000);
     let stored = packed(&[&base[..], b"and more"].concat(), &base, 9);
     let frame = SegmentFrame {
         stored_bytes: stored.len() as u32,
         digest: Digest::of(&stored),
-        references: vec![Reference { at: 0, bytes: 600 }, Reference { at: 600, bytes: 400 }],
+        references: vec![Reference::to(0, 600), Reference::to(600, 400)],
+        runs: Vec::new(),
     };
     let sources = [
         Source::Copy { at: 4096 },
         Source::Frame(frame.clone()),
         Source::Frame(SegmentFrame {
-            references: Vec::new(),
+            references: vec![Reference {
+                packed: Some(SegmentId::of(b"packed")),
+                ..Reference::to(5000, 300)
+            }],
+            runs: [(100, 2000), (0, 3000), (7, 0)]
+                .map(|(verbatim, packed)| Run { verbatim, packed })
+                .to_vec(),
             ..frame
         }),
     ];
     let segments = sources.into_iter().enumerate().map(|(place, source)| Segment {
         id: SegmentId::of(&[place as u8]),
+        bytes: [SEGMENT_BYTES, SEGMENT_BYTES, 1000][place],
         source,
     });
     let head = DeltaHead {
@@ -221,6 +230,10 @@ fn delta(corpus: &Corpus, digest: Digest) {
         size: 2 * u64::from(SEGMENT_BYTES) + 1000,
         base: Digest::of(b"old"),
         base_size: 3 << 20,
+        packing: Some(Packing {
+            level: 9,
+            zstd_version: 10507,
+        }),
         segments: segments.collect(),
     };
     let bytes = head.to_bytes().unwrap();

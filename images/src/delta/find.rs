@@ -10,20 +10,21 @@ use std::os::unix::fs::FileExt;
 use zstd::zstd_safe;
 
 use super::MAX_REFERENCE_BYTES;
-use super::head::{Reference, Segment, SegmentFrame, SegmentId, Source};
-use super::segment::SegmentDecoder;
+use super::ground::Ground;
+use super::head::{Packing, Reference, Run, Segment, SegmentFrame, SegmentId, Source};
+use super::packed::{PackedFrame, read, unpack};
+use super::segment::{SegmentDecoder, pack_frame};
 use super::similar::Anchors;
+use super::view::{Stretch, View};
 use crate::chunk::frame::encode_large_frame;
 use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 
-/// The old image is referred to in pieces of so many bytes, where something like the new stands in them, ...
-const LIKE_BYTES: u64 = 128 * 1024;
-/// ... with so many before and behind.
-const AROUND_BYTES: u64 = 4 * 1024;
 /// A piece is referred to if it has about so many bytes of the new that no better piece has: each costs the
 /// node a read, and the compressor room.
 const LEAST_LIKE_BYTES: usize = 2048;
+/// What is packed is referred to in pieces of at most so many bytes, if it is more than one frame.
+const TOGETHER_BYTES: usize = 256 << 10;
 /// Of the places of a chunk so many are looked at for the best.
 const MAX_PLACES: usize = 64;
 
@@ -55,22 +56,100 @@ struct Moved {
 #[derive(Debug)]
 pub(super) struct Wanted {
     at: u64,
+    /// As it stands in the image.
+    image: Vec<u8>,
     content: Vec<u8>,
-    /// The chunks that it consists of; the first and the last may lie across its ends.
-    pieces: Vec<Piece>,
+    /// What of it is unpacked, and in its content.
+    frames: Vec<PackedFrame>,
+    runs: Vec<Run>,
+    parts: Vec<Part>,
+}
+
+/// Some of a segment's content: in the image, a chunk or what is inside of the segment of it; or unpacked.
+#[derive(Debug)]
+struct Part {
+    /// From where to where.
+    from: usize,
+    to: usize,
+    /// The chunk, and how many of its bytes are before the part.
+    of: Option<(Chunk, u64)>,
 }
 
 impl Wanted {
-    pub fn new(at: u64, content: Vec<u8>, pieces: Vec<Piece>) -> Self {
-        Self { at, content, pieces }
+    /// The segment that stands at that place of an image which has those chunks, with those frames of it
+    /// unpacked. The first and the last chunk may lie across its ends.
+    ///
+    /// # Errors
+    /// A frame that cannot be unpacked.
+    pub fn new(at: u64, image: Vec<u8>, chunks: &[Piece], frames: Vec<PackedFrame>) -> io::Result<Self> {
+        let end = at + image.len() as u64;
+        let mut wanted = Self {
+            at,
+            image,
+            content: Vec::new(),
+            frames: Vec::new(),
+            runs: Vec::new(),
+            parts: Vec::new(),
+        };
+        let mut next = at;
+        for frame in &frames {
+            let verbatim = wanted.verbatim(next, frame.at, chunks);
+            // All of it is inside.
+            let packed = &wanted.image[(frame.at - at) as usize..(frame.end() - at) as usize];
+            let content = unpack(packed, frame)?;
+            let from = wanted.content.len();
+            wanted.content.extend_from_slice(&content);
+            wanted.parts.push(Part {
+                from,
+                to: wanted.content.len(),
+                of: None,
+            });
+            wanted.runs.push(Run {
+                verbatim,
+                packed: frame.content,
+            });
+            next = frame.end();
+        }
+        let verbatim = wanted.verbatim(next, end, chunks);
+        if verbatim > 0 && !frames.is_empty() {
+            wanted.runs.push(Run { verbatim, packed: 0 });
+        }
+        wanted.frames = frames;
+        Ok(wanted)
     }
 
-    /// The part of a chunk that is inside: from where to where.
-    fn inside(&self, piece: &Piece) -> (usize, usize) {
-        let end = self.at + self.content.len() as u64;
-        // All of this is inside of the content.
-        let place = |at: u64| (at.clamp(self.at, end) - self.at) as usize;
-        (place(piece.at), place(piece.end()))
+    /// Adds what stands between these places of the image, and gives its length.
+    fn verbatim(&mut self, from: u64, to: u64, chunks: &[Piece]) -> u32 {
+        // Where a place of the image is in the content.
+        let content_at = self.content.len();
+        let place = |at: u64| content_at + (at.clamp(from, to) - from) as usize;
+        let first = chunks.partition_point(|chunk| chunk.end() <= from);
+        let inside = chunks[first..].iter().take_while(|chunk| chunk.at < to);
+        self.parts.extend(inside.map(|piece| Part {
+            from: place(piece.at),
+            to: place(piece.end()),
+            of: Some((piece.chunk, from.saturating_sub(piece.at))),
+        }));
+        let image = (from - self.at) as usize..(to - self.at) as usize;
+        self.content.extend_from_slice(&self.image[image]);
+        // At most SEGMENT_BYTES.
+        (to - from) as u32
+    }
+
+    /// The same segment in which only what is packed again as it was is unpacked.
+    fn without_others(self, chunks: &[Piece], tools: &mut Tools) -> io::Result<Self> {
+        let (mut right, mut from) = (Vec::new(), 0);
+        for (frame, run) in self.frames.iter().zip(&self.runs) {
+            from += run.verbatim as usize;
+            let content = &self.content[from..from + run.packed as usize];
+            from += content.len();
+            // All of it is inside.
+            let packed = &self.image[(frame.at - self.at) as usize..(frame.end() - self.at) as usize];
+            if tools.packs(content, packed) {
+                right.push(*frame);
+            }
+        }
+        Self::new(self.at, self.image, chunks, right)
     }
 }
 
@@ -84,14 +163,45 @@ struct Compared {
 /// An old image, and what is where in it.
 pub(super) struct Old {
     file: File,
-    size: u64,
+    view: View,
     /// Sorted.
     chunks: Vec<(ChunkId, u64)>,
     anchors: Anchors,
 }
 
+/// What making segments takes, of which each thread has its own.
+pub(super) struct Tools {
+    context: zstd_safe::CCtx<'static>,
+    decoder: SegmentDecoder,
+    ground: Ground,
+    level: i32,
+    packing: Option<Packing>,
+}
+
+impl Tools {
+    /// For a delta of that level.
+    pub fn new(level: i32, packing: Option<Packing>) -> Self {
+        Self {
+            context: zstd_safe::CCtx::create(),
+            decoder: SegmentDecoder::new(packing),
+            ground: Ground::default(),
+            level,
+            packing,
+        }
+    }
+
+    /// Whether that is what zstd makes of the content.
+    fn packs(&mut self, content: &[u8], packed: &[u8]) -> bool {
+        let made = self
+            .packing
+            .map(|packing| pack_frame(&mut self.context, content, i32::from(packing.level)));
+        matches!(made, Some(Ok(made)) if made == packed)
+    }
+}
+
 impl Old {
-    pub fn new(file: File, size: u64, pieces: Vec<Piece>, anchors: Anchors) -> Self {
+    /// `anchors` are those of the view.
+    pub fn new(file: File, view: View, pieces: Vec<Piece>, anchors: Anchors) -> Self {
         let solid = pieces
             .into_iter()
             .filter(|piece| piece.chunk.id != ChunkId::ZEROS);
@@ -99,10 +209,15 @@ impl Old {
         chunks.sort_unstable();
         Self {
             file,
-            size,
+            view,
             chunks,
             anchors,
         }
+    }
+
+    /// Whether a chunk with that id stands somewhere.
+    pub fn has(&self, id: &ChunkId) -> bool {
+        self.place(id, 0).is_some()
     }
 
     /// Where a chunk stands: where it is expected, else nearest to that.
@@ -116,22 +231,25 @@ impl Old {
     fn compare(&self, wanted: &Wanted) -> Compared {
         let mut compared = Compared::default();
         // Where the next chunk would stand if nothing had changed since the last.
-        let mut expected = wanted.pieces.first().map_or(0, |piece| piece.at);
-        for piece in &wanted.pieces {
-            let (from, to) = wanted.inside(piece);
-            if piece.chunk.id == ChunkId::ZEROS {
+        let mut expected = wanted.at;
+        for part in &wanted.parts {
+            let (from, to) = (part.from, part.to);
+            if part.of.is_some_and(|(chunk, _)| chunk.id == ChunkId::ZEROS) {
                 continue;
             }
-            let Some(stands) = self.place(&piece.chunk.id, expected) else {
+            let stands = part.of.and_then(|(chunk, before)| {
+                let stands = self.place(&chunk.id, expected)?;
+                Some((stands, chunk, before))
+            });
+            let Some((stands, chunk, before)) = stands else {
                 match compared.new.last_mut() {
                     Some(last) if last.1 == from => last.1 = to,
                     _ => compared.new.push((from, to)),
                 }
                 continue;
             };
-            expected = stands + u64::from(piece.chunk.length);
-            // A chunk that lies across the segment's begin is there from later on.
-            let at = stands + (wanted.at + from as u64).saturating_sub(piece.at);
+            expected = stands + u64::from(chunk.length);
+            let at = stands + before;
             match compared.moved.last_mut() {
                 Some(last) if last.from + last.bytes == from && last.at + last.bytes as u64 == at => {
                     last.bytes += to - from;
@@ -146,48 +264,70 @@ impl Old {
         compared
     }
 
-    /// A segment, and what is stored of it.
+    /// A segment of an image with those chunks, and what is stored of it. What of it cannot be packed again as
+    /// it was is left packed.
     ///
     /// # Errors
     /// Of reading the old image; of zstd.
     pub fn segment(
         &self,
-        wanted: &Wanted,
-        context: &mut zstd_safe::CCtx<'_>,
-        decoder: &mut SegmentDecoder,
-        level: i32,
+        wanted: Wanted,
+        chunks: &[Piece],
+        tools: &mut Tools,
     ) -> io::Result<(Segment, Vec<u8>)> {
+        if let Some(made) = self.try_segment(&wanted, tools)? {
+            return Ok(made);
+        }
+        let wanted = wanted.without_others(chunks, tools)?;
+        self.try_segment(&wanted, tools)?
+            .ok_or_else(|| io::Error::other("what was compressed is not what it was"))
+    }
+
+    /// None: what was made is not the segment.
+    fn try_segment(&self, wanted: &Wanted, tools: &mut Tools) -> io::Result<Option<(Segment, Vec<u8>)>> {
         let content = &wanted.content;
-        let (id, compared) = (SegmentId::of(content), self.compare(wanted));
+        let compared = self.compare(wanted);
+        let mut segment = Segment {
+            id: SegmentId::of(&wanted.image),
+            // At most SEGMENT_BYTES, which a head is checked for, as it is for what is stored.
+            bytes: wanted.image.len() as u32,
+            source: Source::Copy { at: 0 },
+        };
         if let [all] = compared.moved.as_slice()
             && all.bytes == content.len()
         {
             let mut found = vec![0; content.len()];
             self.file.read_exact_at(&mut found, all.at)?;
             if found == *content {
-                let source = Source::Copy { at: all.at };
-                return Ok((Segment { id, source }, Vec::new()));
+                segment.source = Source::Copy { at: all.at };
+                return Ok(Some((segment, Vec::new())));
             }
         }
-        let references = self.references(content, &compared);
-        let ground = read(&self.file, &references)?;
-        let stored = encode_large_frame(context, content, &ground, level)?;
+        let references = self.references(content, &compared)?;
+        tools.ground.clear();
+        for reference in &references {
+            let mut read = vec![0; reference.bytes as usize];
+            self.file.read_exact_at(&mut read, reference.at)?;
+            tools.ground.add(reference, &read).map_err(io::Error::other)?;
+        }
+        let ground = &mut tools.ground;
+        let stored = encode_large_frame(&mut tools.context, content, ground.bytes(), tools.level)?;
         let frame = SegmentFrame {
-            // At most MAX_STORED_BYTES, which a head is checked for, as it is for the segment's length.
             stored_bytes: stored.len() as u32,
             digest: Digest::of(&stored),
             references,
+            runs: wanted.runs.clone(),
         };
-        decoder
-            .decode(id, content.len() as u32, &frame, &stored, &ground)
-            .map_err(io::Error::other)?;
-        let source = Source::Frame(frame);
-        Ok((Segment { id, source }, stored))
+        if tools.decoder.decode(&segment, &frame, &stored, ground).is_err() {
+            return Ok(None);
+        }
+        segment.source = Source::Frame(frame);
+        Ok(Some((segment, stored)))
     }
 
     /// What a segment refers to: all that moved, and what is most like the rest, as far as it is worth it and
     /// allowed.
-    fn references(&self, content: &[u8], compared: &Compared) -> Vec<Reference> {
+    fn references(&self, content: &[u8], compared: &Compared) -> io::Result<Vec<Reference>> {
         let moved = compared.moved.iter();
         let mut ranges: Vec<(u64, u64)> = moved
             .map(|moved| (moved.at, moved.at + moved.bytes as u64))
@@ -198,20 +338,49 @@ impl Old {
         let mut like = Like::default();
         for (from, to) in &compared.new {
             self.anchors.places(&content[*from..*to], |place, at| {
-                like.add(place / LIKE_BYTES, from + at);
+                like.add(self.view.piece(place), from + at);
             });
         }
+        let mut frames = Vec::new();
         for piece in like.best(LEAST_LIKE_BYTES / self.anchors.spacing_bytes()) {
-            let from = (piece * LIKE_BYTES).saturating_sub(AROUND_BYTES);
-            let to = ((piece + 1) * LIKE_BYTES + AROUND_BYTES).min(self.size);
+            let around = self.view.around(piece);
+            let bytes = match &around {
+                Stretch::Verbatim(range) => range.end - range.start,
+                Stretch::Packed(frame) => u64::from(frame.content),
+            };
             // Those that overlap take less than this.
-            let Some(left) = room.checked_sub(to - from) else {
+            let Some(left) = room.checked_sub(bytes) else {
                 break;
             };
             room = left;
-            ranges.push((from, to));
+            match around {
+                Stretch::Verbatim(range) => ranges.push((range.start, range.end)),
+                Stretch::Packed(frame) => frames.push(frame),
+            }
         }
-        merge(ranges)
+        let mut references = merge(ranges);
+        frames.sort_unstable_by_key(|frame| frame.at);
+        let mut left = frames.as_slice();
+        while let Some(first) = left.first() {
+            // Neighbours together, as far as a node reads them at once.
+            let mut packed = read(&self.file, first)?;
+            let mut count = 1;
+            while let Some(next) = left.get(count)
+                && next.at == first.at + packed.len() as u64
+                && packed.len() + next.bytes as usize <= TOGETHER_BYTES
+            {
+                packed.extend_from_slice(&read(&self.file, next)?);
+                count += 1;
+            }
+            left = &left[count..];
+            references.push(Reference {
+                at: first.at,
+                // No more than their content.
+                bytes: packed.len() as u32,
+                packed: Some(SegmentId::of(&packed)),
+            });
+        }
+        Ok(references)
     }
 }
 
@@ -266,23 +435,9 @@ fn merge(mut ranges: Vec<(u64, u64)>) -> Vec<Reference> {
             _ => merged.push((from, to)),
         }
     }
-    let reference = |(at, to): (u64, u64)| Reference {
-        at,
-        // All together have at most MAX_REFERENCE_BYTES.
-        bytes: (to - at) as u32,
-    };
+    // All together have at most MAX_REFERENCE_BYTES.
+    let reference = |(at, to): (u64, u64)| Reference::to(at, (to - at) as u32);
     merged.into_iter().map(reference).collect()
-}
-
-fn read(file: &File, references: &[Reference]) -> io::Result<Vec<u8>> {
-    let mut ground = vec![0; references.iter().map(|range| range.bytes as usize).sum()];
-    let mut left = ground.as_mut_slice();
-    for range in references {
-        let (into, behind) = left.split_at_mut(range.bytes as usize);
-        file.read_exact_at(into, range.at)?;
-        left = behind;
-    }
-    Ok(ground)
 }
 
 #[cfg(test)]

@@ -1,25 +1,36 @@
-//! The head of a delta: what each segment is made of, as a bounded binary table. Frames follow it in the order
-//! of their segments, so there are no offsets in it, and segments can neither overlap nor leave gaps.
+//! The head of a delta: what each segment is made of, as bounded binary tables. Frames follow it in the order
+//! of their segments, and segments have lengths alone, so they can neither overlap nor leave gaps.
+
+mod read;
 
 use std::fmt;
 
-use super::{MAX_HEAD_BYTES, MAX_REFERENCE_BYTES, MAX_REFERENCES, MAX_STORED_BYTES, SEGMENT_BYTES};
+use zstd::zstd_safe;
+
+use self::read::{Fields, Tables, read_segment};
+use super::MAX_HEAD_BYTES;
 use crate::chunk::MAX_ARTIFACT_BYTES;
 use crate::digest::Digest;
 
 /// The first bytes of every delta.
 const MAGIC: [u8; 8] = *b"DRYDOCKD";
 /// The format that is written and read.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// Bytes before the first segment.
-const HEADER_BYTES: usize = 108;
-/// Bytes of each segment, of each reference, and of each frame's digest.
-const SEGMENT_ENTRY_BYTES: usize = 24;
+const HEADER_BYTES: usize = 116;
+/// Bytes of each segment, of each run, of each reference, of each id, and of each frame's digest.
+const SEGMENT_ENTRY_BYTES: usize = 28;
+const RUN_BYTES: usize = 8;
 const REFERENCE_BYTES: usize = 8;
+const ID_BYTES: usize = 16;
 const DIGEST_BYTES: usize = 32;
-/// A reference's place has so many bits, and its length the others.
+/// A reference's place has so many bits, its length the others but one.
 const PLACE_BITS: u32 = 37;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
+/// Set where a reference is to what is packed in the old image.
+const UNPACKED_BIT: u64 = 1 << 63;
+/// The levels of zstd that something can be packed at.
+const LEVELS: std::ops::RangeInclusive<u16> = 1..=22;
 
 /// Why bytes are no head of a delta.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,10 +65,19 @@ pub enum DeltaError {
         /// Out of what.
         base: Digest,
     },
+    /// Only the zstd that packed the new image packs it again byte for byte.
+    #[error("the delta packs with zstd {wanted}, this program has {found}")]
+    OtherZstd {
+        /// Its version number, as zstd counts.
+        wanted: u32,
+        /// That of this program.
+        found: u32,
+    },
 }
 
-/// The first half of the SHA-256 of a segment's bytes, which are compared with it before they are written.
-/// The artifact as a whole is proven by its whole digest.
+/// The first half of the SHA-256 of a segment's bytes, which are compared with it before they are written, or
+/// of a packed reference's, which are before they are unpacked. The artifact as a whole is proven by its whole
+/// digest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SegmentId([u8; 16]);
 
@@ -90,6 +110,39 @@ pub struct Reference {
     pub at: u64,
     /// Its length in bytes, 1 to [`MAX_REFERENCE_BYTES`].
     pub bytes: u32,
+    /// Where there is an id, it is that of these bytes, which are whole zstd frames one after another, and what
+    /// is referred to is their content.
+    pub packed: Option<SegmentId>,
+}
+
+impl Reference {
+    /// A reference to bytes as they stand there.
+    #[must_use]
+    pub const fn to(at: u64, bytes: u32) -> Self {
+        Self {
+            at,
+            bytes,
+            packed: None,
+        }
+    }
+}
+
+/// A piece of a segment in which something is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// So many bytes of the content stand in the image as they are.
+    pub verbatim: u32,
+    /// So many behind them are packed as one zstd frame; 0 for none, which only the last run has.
+    pub packed: u32,
+}
+
+/// How a delta's segments are packed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packing {
+    /// The level of zstd, 1 to 22.
+    pub level: u16,
+    /// zstd's version number.
+    pub zstd_version: u32,
 }
 
 /// Where a segment's bytes come from.
@@ -113,6 +166,21 @@ pub struct SegmentFrame {
     pub digest: Digest,
     /// What it is compressed on the ground of, one range after another; there may be none.
     pub references: Vec<Reference>,
+    /// What of its content is packed again; none if it is the segment as it is.
+    pub runs: Vec<Run>,
+}
+
+impl SegmentFrame {
+    /// The bytes of its content, for a segment of that many bytes.
+    #[must_use]
+    pub fn content_bytes(&self, segment_bytes: u32) -> u64 {
+        if self.runs.is_empty() {
+            return u64::from(segment_bytes);
+        }
+        let runs = self.runs.iter();
+        runs.map(|run| u64::from(run.verbatim) + u64::from(run.packed))
+            .sum()
+    }
 }
 
 /// One piece of the new image.
@@ -120,6 +188,8 @@ pub struct SegmentFrame {
 pub struct Segment {
     /// What it comes to.
     pub id: SegmentId,
+    /// The bytes of the image that it has, 1 to [`SEGMENT_BYTES`].
+    pub bytes: u32,
     /// What it is made of.
     pub source: Source,
 }
@@ -135,46 +205,14 @@ pub struct DeltaHead {
     pub base: Digest,
     /// Its size in bytes.
     pub base_size: u64,
+    /// How what is packed is packed, if anything is.
+    pub packing: Option<Packing>,
     /// The segments in order.
     pub segments: Vec<Segment>,
 }
 
 fn rule<T>(text: String) -> Result<T, DeltaError> {
     Err(DeltaError::Rule(text))
-}
-
-/// The segments of an image of that many bytes.
-fn segment_count(size: u64) -> u64 {
-    size.div_ceil(u64::from(SEGMENT_BYTES))
-}
-
-/// A reader that was told before how much there is; zeros where that was wrong.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let Some((field, rest)) = self.0.split_first_chunk::<N>() else {
-            return [0; N];
-        };
-        self.0 = rest;
-        *field
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
-
-    fn digest(&mut self) -> Digest {
-        Digest::from_bytes(self.take())
-    }
 }
 
 impl DeltaHead {
@@ -198,20 +236,26 @@ impl DeltaHead {
         if format != FORMAT {
             return Err(DeltaError::NewerFormat { found: format });
         }
-        let reserved = header.u16();
-        let [count, references, frames, also_reserved] = [(); 4].map(|()| header.u32());
+        let level = header.u16();
+        let [count, runs, references, ids, frames, zstd_version] = [(); 6].map(|()| header.u32());
         let [size, base_size] = [(); 2].map(|()| header.u64());
         let [artifact, base] = [(); 2].map(|()| header.digest());
-        if reserved != 0 || also_reserved != 0 {
-            return rule("a reserved field is not zero".to_owned());
-        }
-        if size == 0 || size.max(base_size) > MAX_ARTIFACT_BYTES || u64::from(count) != segment_count(size) {
-            return rule(format!("{count} segments for {size} bytes out of {base_size}"));
+        let packing = match level {
+            0 if zstd_version == 0 && runs == 0 => None,
+            level if LEVELS.contains(&level) && zstd_version > 0 && runs > 0 => {
+                Some(Packing { level, zstd_version })
+            }
+            _ => return rule(format!("level {level} of zstd {zstd_version} for {runs} runs")),
+        };
+        if size == 0 || size.max(base_size) > MAX_ARTIFACT_BYTES {
+            return rule(format!("{size} bytes out of {base_size}"));
         }
         let wanted = [
             (HEADER_BYTES, 1),
             (SEGMENT_ENTRY_BYTES, count),
+            (RUN_BYTES, runs),
             (REFERENCE_BYTES, references),
+            (ID_BYTES, ids),
             (DIGEST_BYTES, frames),
         ];
         let wanted = wanted
@@ -226,64 +270,36 @@ impl DeltaHead {
             size,
             base,
             base_size,
+            packing,
             segments: Vec::with_capacity(count as usize),
         };
-        let (entries, body) = body.split_at(count as usize * SEGMENT_ENTRY_BYTES);
-        let (ranges, digests) = body.split_at(references as usize * REFERENCE_BYTES);
-        let [mut entries, mut ranges, mut digests] = [entries, ranges, digests].map(Fields);
+        let mut left = body;
+        let mut table = |each: usize, count: u32| {
+            // The tables have just these lengths together.
+            let (table, behind) = left.split_at(each * count as usize);
+            left = behind;
+            Fields(table)
+        };
+        let mut entries = table(SEGMENT_ENTRY_BYTES, count);
+        let mut tables = Tables {
+            runs: table(RUN_BYTES, runs),
+            references: table(REFERENCE_BYTES, references),
+            ids: table(ID_BYTES, ids),
+            digests: table(DIGEST_BYTES, frames),
+        };
+        let mut covered = 0;
         for _ in 0..count {
-            let segment = head.read_segment(&mut entries, &mut ranges, &mut digests)?;
+            let segment = read_segment(&mut entries, &mut tables, base_size)?;
+            covered += u64::from(segment.bytes);
             head.segments.push(segment);
         }
-        if !ranges.0.is_empty() || !digests.0.is_empty() {
-            return rule("there are more ranges or digests than its segments have".to_owned());
+        if covered != size {
+            return rule(format!("segments of {covered} bytes for {size}"));
+        }
+        if !tables.are_used_up() {
+            return rule("there is more in its tables than its segments have".to_owned());
         }
         Ok(head)
-    }
-
-    fn read_segment(
-        &self,
-        entries: &mut Fields<'_>,
-        ranges: &mut Fields<'_>,
-        digests: &mut Fields<'_>,
-    ) -> Result<Segment, DeltaError> {
-        let id = SegmentId(entries.take());
-        let (stored_bytes, count, reserved) = (entries.u32(), usize::from(entries.u16()), entries.u16());
-        if reserved != 0 || count > MAX_REFERENCES || stored_bytes > MAX_STORED_BYTES {
-            return rule(format!("a segment of {stored_bytes} bytes and {count} ranges"));
-        }
-        let is_frame = stored_bytes > 0;
-        if ranges.0.len() < count * REFERENCE_BYTES || (is_frame && digests.0.is_empty()) {
-            return rule("there are fewer ranges or digests than its segments have".to_owned());
-        }
-        let references: Vec<Reference> = (0..count)
-            .map(|_| {
-                let word = ranges.u64();
-                Reference {
-                    at: word & PLACE_MASK,
-                    // 27 bits are left.
-                    bytes: (word >> PLACE_BITS) as u32,
-                }
-            })
-            .collect();
-        let in_base =
-            |range: &Reference| range.bytes > 0 && range.at + u64::from(range.bytes) <= self.base_size;
-        let all: u64 = references.iter().map(|range| u64::from(range.bytes)).sum();
-        if !references.iter().all(in_base) || all > u64::from(MAX_REFERENCE_BYTES) {
-            return rule(format!("a segment out of {all} bytes of {}", self.base_size));
-        }
-        let source = match references.as_slice() {
-            _ if is_frame => Source::Frame(SegmentFrame {
-                stored_bytes,
-                digest: digests.digest(),
-                references,
-            }),
-            [whole] if whole.bytes == self.segment_bytes(self.segments.len()) => {
-                Source::Copy { at: whole.at }
-            }
-            _ => return rule(format!("a copy of {all} bytes out of {count} ranges")),
-        };
-        Ok(Segment { id, source })
     }
 
     /// The stored form.
@@ -291,64 +307,70 @@ impl DeltaHead {
     /// # Errors
     /// What a reader would refuse.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DeltaError> {
-        let (mut entries, mut ranges, mut digests) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, segment) in self.segments.iter().enumerate() {
+        let [mut entries, mut runs, mut ranges, mut ids, mut digests] = [(); 5].map(|()| Vec::new());
+        for segment in &self.segments {
             let whole;
-            let (stored_bytes, references) = match &segment.source {
+            let (stored_bytes, references, segment_runs) = match &segment.source {
                 Source::Copy { at } => {
-                    let bytes = self.segment_bytes(place);
-                    whole = [Reference { at: *at, bytes }];
-                    (0, &whole[..])
+                    whole = [Reference::to(*at, segment.bytes)];
+                    (0, &whole[..], &[][..])
                 }
                 Source::Frame(frame) => {
                     digests.extend_from_slice(frame.digest.as_bytes());
-                    (frame.stored_bytes, &frame.references[..])
+                    (frame.stored_bytes, &frame.references[..], &frame.runs[..])
                 }
             };
             entries.extend_from_slice(&segment.id.0);
+            entries.extend_from_slice(&segment.bytes.to_le_bytes());
             entries.extend_from_slice(&stored_bytes.to_le_bytes());
-            // More than fit are refused below, as are more than are allowed.
-            let count = u16::try_from(references.len()).unwrap_or(u16::MAX);
-            entries.extend_from_slice(&count.to_le_bytes());
-            entries.extend_from_slice(&[0; 2]);
+            for count in [references.len(), segment_runs.len()] {
+                // More than fit are refused below, as are more than are allowed.
+                let count = u16::try_from(count).unwrap_or(u16::MAX);
+                entries.extend_from_slice(&count.to_le_bytes());
+            }
+            for run in segment_runs {
+                runs.extend_from_slice(&run.verbatim.to_le_bytes());
+                runs.extend_from_slice(&run.packed.to_le_bytes());
+            }
             for range in references {
-                let word = (range.at & PLACE_MASK) | u64::from(range.bytes) << PLACE_BITS;
+                let mut word = (range.at & PLACE_MASK) | u64::from(range.bytes) << PLACE_BITS;
+                if let Some(id) = range.packed {
+                    word |= UNPACKED_BIT;
+                    ids.extend_from_slice(&id.0);
+                }
                 ranges.extend_from_slice(&word.to_le_bytes());
             }
         }
-        let counts = [
-            entries.len() / SEGMENT_ENTRY_BYTES,
-            ranges.len() / REFERENCE_BYTES,
-            digests.len() / DIGEST_BYTES,
-            0,
-        ];
+        let (level, zstd_version) = match self.packing {
+            Some(packing) => (packing.level, packing.zstd_version),
+            None => (0, 0),
+        };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&[0; 2]);
-        for count in counts {
+        bytes.extend_from_slice(&level.to_le_bytes());
+        for count in [
+            entries.len() / SEGMENT_ENTRY_BYTES,
+            runs.len() / RUN_BYTES,
+            ranges.len() / REFERENCE_BYTES,
+            ids.len() / ID_BYTES,
+            digests.len() / DIGEST_BYTES,
+        ] {
             bytes.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
         }
+        bytes.extend_from_slice(&zstd_version.to_le_bytes());
         for size in [self.size, self.base_size] {
             bytes.extend_from_slice(&size.to_le_bytes());
         }
         for digest in [self.artifact, self.base] {
             bytes.extend_from_slice(digest.as_bytes());
         }
-        for table in [entries, ranges, digests] {
+        for table in [entries, runs, ranges, ids, digests] {
             bytes.extend_from_slice(&table);
         }
         Self::parse(&bytes).map(|read| {
             debug_assert_eq!(read, *self);
             bytes
         })
-    }
-
-    /// The bytes of the segment at that place.
-    #[must_use]
-    pub fn segment_bytes(&self, place: usize) -> u32 {
-        let begin = place as u64 * u64::from(SEGMENT_BYTES);
-        // The lower one of both fits.
-        self.size.saturating_sub(begin).min(u64::from(SEGMENT_BYTES)) as u32
     }
 
     /// The bytes of all frames, which follow the head.
@@ -373,5 +395,20 @@ impl DeltaHead {
             artifact: self.artifact,
             base: self.base,
         })
+    }
+
+    /// That this program packs what it packs byte for byte as it was.
+    ///
+    /// # Errors
+    /// Its zstd is another one.
+    pub fn check_packing(&self) -> Result<(), DeltaError> {
+        let found = zstd_safe::version_number();
+        match self.packing {
+            Some(packing) if packing.zstd_version != found => Err(DeltaError::OtherZstd {
+                wanted: packing.zstd_version,
+                found,
+            }),
+            _ => Ok(()),
+        }
     }
 }

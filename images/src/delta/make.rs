@@ -1,24 +1,25 @@
 //! Making the delta of one artifact: both images are unpacked, what moved is found by chunk ids, what is like
-//! something old by [`Anchors`], and all cores compress segments. The same releases and level give the same
-//! bytes.
+//! something old by [`Anchors`], and all cores compress segments. Where the images have content that is packed
+//! itself, as a squashfs has, what of it is new is unpacked too, if this program's zstd packs it again as it
+//! was. The same releases and level give the same bytes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use zstd::zstd_safe;
-
 use super::SEGMENT_BYTES;
-use super::find::{Old, Piece, Wanted};
-use super::head::{DeltaHead, Segment};
-use super::segment::SegmentDecoder;
+use super::find::{Old, Piece, Tools, Wanted};
+use super::head::{DeltaHead, Packing, Segment, Source};
+use super::packed::{self, PackedFrame};
 use super::similar::{Anchoring, Anchors, gather};
-use crate::chunk::{Chunk, ChunkIndex, Cuts, chunk_reader};
+use super::view::{self, Stretch, View};
+use crate::chunk::{Chunk, ChunkIndex, Cuts, chunk_reader, chunk_slice};
 use crate::error::ReleaseError;
 use crate::manifest::Artifact;
 use crate::progress::Progress;
@@ -30,8 +31,6 @@ pub const DEFAULT_LEVEL: i32 = 9;
 pub const BEST_LEVEL: i32 = 19;
 /// Segments that wait for the writer, for each worker.
 const WAITING_PER_WORKER: usize = 4;
-/// An image's anchors are gathered in pieces of so many bytes.
-const PIECE_BYTES: u64 = 16 << 20;
 
 /// An artifact as a repository stores it.
 pub(crate) struct Side<'a> {
@@ -40,18 +39,36 @@ pub(crate) struct Side<'a> {
     pub artifact: &'a Artifact,
 }
 
+/// What a delta may cost whoever makes it, and the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// The level of zstd.
+    pub level: i32,
+    /// Whether what is packed in the images may be compared unpacked, which nodes then have to pack again.
+    pub unpack: bool,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self {
+            level: DEFAULT_LEVEL,
+            unpack: true,
+        }
+    }
+}
+
 /// Writes the frames of the delta that makes `to` out of `from` into `frames`, and gives its head.
 ///
 /// # Errors
 /// Packs that are not whole; disks that fail.
 pub(crate) fn make(
     (from, to): (&Side<'_>, &Side<'_>),
-    level: i32,
+    effort: Effort,
     frames: &Path,
     progress: &Progress,
 ) -> Result<DeltaHead, ReleaseError> {
     let cuts = to.index.cuts();
-    let (old, new) = thread::scope(|scope| {
+    let (mut old, mut new) = thread::scope(|scope| {
         let old = scope.spawn(|| unpack(from, cuts, progress));
         let new = unpack(to, cuts, progress);
         let stopped = |_| Err(ReleaseError::Request("the unpacking thread stopped".to_owned()));
@@ -59,22 +76,75 @@ pub(crate) fn make(
     })?;
     let folder = std::env::temp_dir();
     let failed = ReleaseError::io("read what was unpacked into", &folder);
-    let anchors = anchors(&old.file, from.artifact.size).map_err(failed)?;
-    let old = Old::new(old.file, from.artifact.size, old.pieces, anchors);
-    let segments = segments(&old, &new, to.artifact.size, level, (frames, progress))?;
+    let packing = if effort.unpack {
+        look_inside(&mut old, &mut new).map_err(&failed)?
+    } else {
+        None
+    };
+    let view = View::new(old.size, &old.packed);
+    let anchors = anchors(&old.file, &view).map_err(&failed)?;
+    let old = Old::new(old.file, view, old.pieces, anchors);
+    new.packed.retain(|frame| !old.has(&frame.id));
+    let segments = segments(&old, &new, (effort.level, packing), (frames, progress))?;
+    let packs = |segment: &Segment| matches!(&segment.source, Source::Frame(frame) if !frame.runs.is_empty());
     Ok(DeltaHead {
         artifact: to.artifact.digest,
         size: to.artifact.size,
         base: from.artifact.digest,
         base_size: from.artifact.size,
+        packing: packing.filter(|_| segments.iter().any(packs)),
         segments,
     })
 }
 
-/// An image as a file, and its chunks in order.
+/// An image as a file, its chunks in order, and what is packed in it.
 struct Unpacked {
     file: File,
+    size: u64,
     pieces: Vec<Piece>,
+    packed: Vec<PackedFrame>,
+}
+
+impl Unpacked {
+    /// Makes each packed frame a chunk of its own, with what is between them cut by content.
+    fn cut_around_frames(&mut self) -> std::io::Result<()> {
+        let cuts = Cuts::for_image(self.size, &[]);
+        self.pieces.clear();
+        for (_, stretch) in View::new(self.size, &self.packed).stretches() {
+            match stretch {
+                Stretch::Packed(frame) => self.pieces.push(Piece {
+                    at: frame.at,
+                    chunk: Chunk {
+                        length: frame.bytes,
+                        id: frame.id,
+                    },
+                }),
+                Stretch::Verbatim(range) => {
+                    let mut at = range.start;
+                    for chunk in chunk_slice(&view::content(&self.file, &Stretch::Verbatim(range))?, cuts) {
+                        let chunk = Chunk::of(chunk);
+                        self.pieces.push(Piece { at, chunk });
+                        at += u64::from(chunk.length);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks what is packed in both images. None: nothing in the new one, or nothing that this program's zstd packs
+/// as it was; then both are left as they are.
+fn look_inside(old: &mut Unpacked, new: &mut Unpacked) -> std::io::Result<Option<Packing>> {
+    let packed = packed::find(&new.file, new.size)?;
+    let packing = packed::packing(&new.file, &packed)?;
+    if packing.is_some() {
+        old.packed = packed::find(&old.file, old.size)?;
+        new.packed = packed;
+        old.cut_around_frames()?;
+        new.cut_around_frames()?;
+    }
+    Ok(packing)
 }
 
 /// Unpacks an image; its chunks are those of that rule.
@@ -102,23 +172,27 @@ fn unpack(side: &Side<'_>, cuts: Cuts, progress: &Progress) -> Result<Unpacked, 
             add(&mut at, Chunk::of(&chunk.map_err(&failed)?.data));
         }
     }
-    Ok(Unpacked { file, pieces })
+    Ok(Unpacked {
+        file,
+        size: side.artifact.size,
+        pieces,
+        packed: Vec::new(),
+    })
 }
 
-fn anchors(file: &File, size: u64) -> std::io::Result<Anchors> {
-    let anchoring = Anchoring::for_image(size);
-    let next = AtomicU64::new(0);
+fn anchors(file: &File, view: &View) -> std::io::Result<Anchors> {
+    let anchoring = Anchoring::for_image(view.bytes());
+    let (stretches, next) = (view.stretches(), AtomicUsize::new(0));
     let work = || {
-        let (mut gathered, mut piece) = (Vec::new(), Vec::new());
+        let mut gathered = Vec::new();
         loop {
-            let at = next.fetch_add(PIECE_BYTES, Ordering::Relaxed);
-            if at >= size {
+            let taken = next.fetch_add(1, Ordering::Relaxed);
+            let Some((view_at, stretch)) = stretches.get(taken) else {
                 return Ok(gathered);
-            }
-            // At most PIECE_BYTES. Anchors that lie across two pieces are left out.
-            piece.resize((size - at).min(PIECE_BYTES) as usize, 0);
-            file.read_exact_at(&mut piece, at)?;
-            gather(anchoring, &piece, at, &mut gathered);
+            };
+            // Anchors that lie across two pieces are left out.
+            let content = view::content(file, stretch)?;
+            gather(anchoring, &content, *view_at, &mut gathered);
         }
     };
     let workers = thread::available_parallelism().map_or(2, usize::from);
@@ -133,31 +207,56 @@ fn anchors(file: &File, size: u64) -> std::io::Result<Anchors> {
     Ok(Anchors::of(anchoring, gathered?))
 }
 
+/// Where the segments of an image of that many bytes begin and end, and which of the frames are in each: none
+/// is longer than a segment, as it stands or unpacked, and no frame is in two.
+fn cut_segments(size: u64, frames: &[PackedFrame]) -> Vec<(Range<u64>, Range<usize>)> {
+    let most = u64::from(SEGMENT_BYTES);
+    let (mut cut, mut at, mut next) = (Vec::new(), 0, 0);
+    while at < size {
+        let (first, mut end, mut room) = (next, at, most);
+        // What is not packed is cut anywhere.
+        loop {
+            let (gap_end, frame) = match frames.get(next) {
+                Some(frame) => (frame.at, Some(frame)),
+                None => (size, None),
+            };
+            let gap = room.min(gap_end - end);
+            (end, room) = (end + gap, room - gap);
+            match frame {
+                Some(frame) if end == frame.at && u64::from(frame.content) <= room => {
+                    (end, room) = (frame.end(), room - u64::from(frame.content));
+                    next += 1;
+                }
+                _ => break,
+            }
+        }
+        cut.push((at..end, first..next));
+        at = end;
+    }
+    cut
+}
+
 /// Makes the segments of the new image and writes their frames in order.
 fn segments(
     old: &Old,
     new: &Unpacked,
-    size: u64,
-    level: i32,
+    (level, packing): (i32, Option<Packing>),
     (frames, progress): (&Path, &Progress),
 ) -> Result<Vec<Segment>, ReleaseError> {
+    let cut = cut_segments(new.size, &new.packed);
     let workers = thread::available_parallelism().map_or(2, usize::from);
     let next = AtomicUsize::new(0);
     let (to_writer, made) = mpsc::sync_channel(WAITING_PER_WORKER * workers);
     let work = |to_writer: mpsc::SyncSender<Made>| {
-        let (mut context, mut decoder) = (zstd_safe::CCtx::create(), SegmentDecoder::default());
+        let mut tools = Tools::new(level, packing);
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
-            let at = place as u64 * u64::from(SEGMENT_BYTES);
-            if at >= size {
+            let Some((range, frames)) = cut.get(place) else {
                 return;
-            }
-            let bytes = (size - at).min(u64::from(SEGMENT_BYTES));
-            let made = wanted(new, at, bytes).and_then(|wanted| {
-                let made = old.segment(&wanted, &mut context, &mut decoder, level);
-                progress.advance(bytes);
-                made
-            });
+            };
+            let made = wanted(new, range, &new.packed[frames.clone()])
+                .and_then(|wanted| old.segment(wanted, &new.pieces, &mut tools));
+            progress.advance(range.end - range.start);
             // Where nobody wants it any more, the writer says why.
             if to_writer.send((place, made)).is_err() {
                 return;
@@ -174,16 +273,11 @@ fn segments(
     })
 }
 
-/// The segment of the new image that begins at that byte.
-fn wanted(new: &Unpacked, at: u64, bytes: u64) -> std::io::Result<Wanted> {
-    // At most SEGMENT_BYTES.
-    let mut content = vec![0; bytes as usize];
-    new.file.read_exact_at(&mut content, at)?;
-    let first = new.pieces.partition_point(|piece| piece.end() <= at);
-    let pieces = new.pieces[first..]
-        .iter()
-        .take_while(|piece| piece.at < at + bytes);
-    Ok(Wanted::new(at, content, pieces.copied().collect()))
+/// A segment of the new image, with those frames of it unpacked.
+fn wanted(new: &Unpacked, range: &Range<u64>, frames: &[PackedFrame]) -> std::io::Result<Wanted> {
+    let mut image = vec![0; (range.end - range.start) as usize];
+    new.file.read_exact_at(&mut image, range.start)?;
+    Wanted::new(range.start, image, &new.pieces, frames.to_vec())
 }
 
 type Made = (usize, std::io::Result<(Segment, Vec<u8>)>);

@@ -17,13 +17,32 @@ fn frame(stored_bytes: u32, references: &[(u64, u32)]) -> Source {
         digest: Digest::of(&stored_bytes.to_le_bytes()),
         references: references
             .iter()
-            .map(|(at, bytes)| Reference {
-                at: *at,
-                bytes: *bytes,
-            })
+            .map(|(at, bytes)| Reference::to(*at, *bytes))
             .collect(),
+        runs: Vec::new(),
     })
 }
+
+/// A frame whose content is packed so.
+fn packing_frame(runs: &[(u32, u32)]) -> Source {
+    let Source::Frame(mut frame) = frame(500, &[(10, 20)]) else {
+        unreachable!()
+    };
+    frame.references.push(Reference {
+        packed: Some(SegmentId::of(b"packed")),
+        ..Reference::to(4000, 300)
+    });
+    frame.runs = runs
+        .iter()
+        .map(|&(verbatim, packed)| Run { verbatim, packed })
+        .collect();
+    Source::Frame(frame)
+}
+
+const PACKING: Packing = Packing {
+    level: 15,
+    zstd_version: 10507,
+};
 
 fn head(sources: Vec<Source>) -> DeltaHead {
     DeltaHead {
@@ -31,11 +50,13 @@ fn head(sources: Vec<Source>) -> DeltaHead {
         size: SIZE,
         base: Digest::of(b"old"),
         base_size: BASE_SIZE,
+        packing: None,
         segments: sources
             .into_iter()
             .enumerate()
             .map(|(place, source)| Segment {
                 id: SegmentId::of(&[u8::try_from(place).unwrap()]),
+                bytes: [SEGMENT_BYTES, SEGMENT_BYTES, 100, 1][place],
                 source,
             })
             .collect(),
@@ -50,16 +71,38 @@ fn example() -> DeltaHead {
     ])
 }
 
+/// The example, of which the second segment is packed so.
+fn packing_example(runs: &[(u32, u32)]) -> DeltaHead {
+    let mut head = DeltaHead {
+        packing: Some(PACKING),
+        ..example()
+    };
+    head.segments[1].source = packing_frame(runs);
+    head
+}
+
 #[test]
 fn what_was_written_is_read() {
     let bytes = example().to_bytes().unwrap();
     let read = DeltaHead::parse(&bytes).unwrap();
     assert_eq!(read, example());
     assert_eq!(read.frames_bytes(), 1000 + u64::from(MAX_STORED_BYTES));
-    assert_eq!(
-        [0, 1, 2, 3].map(|place| read.segment_bytes(place)),
-        [SEGMENT_BYTES, SEGMENT_BYTES, 100, 0]
-    );
+    read.check_packing().unwrap();
+    let newer = DeltaHead {
+        packing: Some(Packing {
+            zstd_version: zstd::zstd_safe::version_number() + 1,
+            ..PACKING
+        }),
+        ..packing_example(&[(1, 5)])
+    };
+    assert!(matches!(newer.check_packing(), Err(DeltaError::OtherZstd { .. })));
+    let packed = packing_example(&[(100, 2000), (0, 3000), (7, 0)]);
+    let read_packed = DeltaHead::parse(&packed.to_bytes().unwrap()).unwrap();
+    assert_eq!(read_packed, packed);
+    let Source::Frame(frame) = &read_packed.segments[1].source else {
+        panic!("{read_packed:?}");
+    };
+    assert_eq!(frame.content_bytes(SEGMENT_BYTES), 5107);
     let (new, old) = (Digest::of(b"new"), Digest::of(b"old"));
     read.check((&new, SIZE), (&old, BASE_SIZE)).unwrap();
     for (artifact, base) in [
@@ -107,6 +150,72 @@ fn a_delta_that_points_outside_or_breaks_a_bound_is_refused() {
         ("a frame of nothing", with(1, frame(0, &[]))),
         ("a segment too few", head(vec![Source::Copy { at: 0 }; 2])),
         ("a segment too many", head(vec![Source::Copy { at: 0 }; 4])),
+        (
+            "more content than a segment has",
+            packing_example(&[(1, MAX_PACKED_BYTES); 4]),
+        ),
+        (
+            "more packed than may be",
+            packing_example(&[(1, MAX_PACKED_BYTES + 1)]),
+        ),
+        (
+            "more as it is than there is",
+            packing_example(&[(SEGMENT_BYTES, 0), (1, 5)]),
+        ),
+        (
+            "a run of nothing packed before another",
+            packing_example(&[(5, 0), (1, 5)]),
+        ),
+        ("a last run of nothing", packing_example(&[(5, 9), (0, 0)])),
+        ("too many runs", packing_example(&vec![(0, 1); MAX_RUNS + 1])),
+        ("packing without runs", packing_example(&[])),
+        (
+            "a level that zstd has not",
+            DeltaHead {
+                packing: Some(Packing { level: 23, ..PACKING }),
+                ..packing_example(&[(1, 5)])
+            },
+        ),
+        (
+            "a level of no zstd",
+            DeltaHead {
+                packing: Some(Packing {
+                    zstd_version: 0,
+                    ..PACKING
+                }),
+                ..packing_example(&[(1, 5)])
+            },
+        ),
+        (
+            "runs without packing",
+            DeltaHead {
+                packing: None,
+                ..packing_example(&[(1, 5)])
+            },
+        ),
+        ("a copy of what is packed", {
+            let mut head = packing_example(&[(1, 5)]);
+            head.segments[1].source = Source::Frame(SegmentFrame {
+                stored_bytes: 0,
+                digest: Digest::of(b""),
+                references: vec![Reference {
+                    packed: Some(SegmentId::of(b"")),
+                    ..Reference::to(0, SEGMENT_BYTES)
+                }],
+                runs: Vec::new(),
+            });
+            head
+        }),
+        ("a segment of no bytes", {
+            let mut head = example();
+            head.segments[2].bytes = 0;
+            head
+        }),
+        ("segments that are longer than the image", {
+            let mut head = example();
+            head.segments[2].bytes = 101;
+            head
+        }),
     ] {
         let refused = broken.to_bytes();
         assert!(matches!(refused, Err(DeltaError::Rule(_))), "{what}: {refused:?}");
@@ -119,6 +228,7 @@ fn a_delta_that_points_outside_or_breaks_a_bound_is_refused() {
 
 #[test]
 fn a_changed_head_is_refused_or_says_something_else() {
+    let example = || packing_example(&[(100, 2000), (0, 3000), (7, 0)]);
     let bytes = example().to_bytes().unwrap();
     assert_eq!(DeltaHead::parse(b"DRYDOCKX"), Err(DeltaError::Magic));
     for length in 8..bytes.len() {
@@ -139,11 +249,18 @@ fn a_changed_head_is_refused_or_says_something_else() {
         }
     }
     let mut newer = bytes;
-    newer[8] = 2;
+    newer[8] = 3;
     assert_eq!(
         DeltaHead::parse(&newer),
-        Err(DeltaError::NewerFormat { found: 2 })
+        Err(DeltaError::NewerFormat { found: 3 })
     );
+}
+
+/// What stands in an old image as it is.
+fn on(base: &[u8]) -> Ground {
+    let mut ground = Ground::default();
+    ground.add(&Reference::to(0, 0), base).unwrap();
+    ground
 }
 
 #[test]
@@ -155,11 +272,16 @@ fn a_segment_on_another_base_than_it_was_made_for_is_refused() {
         stored_bytes: u32::try_from(stored.len()).unwrap(),
         digest: Digest::of(&stored),
         references: Vec::new(),
+        runs: Vec::new(),
     };
     let (id, bytes) = (SegmentId::of(&content), u32::try_from(content.len()).unwrap());
-    let mut decoder = SegmentDecoder::default();
+    let mut decoder = SegmentDecoder::new(None);
     let mut decode = |stored: &[u8], bytes: u32, base: &[u8]| {
-        decoder.decode(id, bytes, &frame, stored, base).map(Digest::of)
+        let source = Source::Frame(frame.clone());
+        let segment = Segment { id, bytes, source };
+        decoder
+            .decode(&segment, &frame, stored, &mut on(base))
+            .map(Digest::of)
     };
     assert_eq!(decode(&stored, bytes, &base), Ok(Digest::of(&content)));
     let mut other = base.clone();
@@ -189,15 +311,156 @@ fn a_delta_that_is_a_bomb_is_refused_before_it_is_unpacked() {
         stored_bytes: u32::try_from(stored.len()).unwrap(),
         digest: Digest::of(&stored),
         references: Vec::new(),
+        runs: Vec::new(),
     };
-    let refused = SegmentDecoder::default()
-        .decode(SegmentId::of(&content), u32::MAX, &frame, &stored, b"")
-        .map(<[u8]>::len);
-    assert!(matches!(
-        refused,
-        Err(SegmentError::Frame(FrameError::ContentSize {
-            wanted: SEGMENT_BYTES,
-            ..
-        }))
-    ));
+    let packing = SegmentFrame {
+        runs: vec![Run {
+            verbatim: 0,
+            packed: u32::MAX,
+        }],
+        ..frame.clone()
+    };
+    for frame in [frame, packing] {
+        let segment = Segment {
+            id: SegmentId::of(&content),
+            bytes: u32::MAX,
+            source: Source::Frame(frame.clone()),
+        };
+        let refused = SegmentDecoder::new(Some(PACKING))
+            .decode(&segment, &frame, &stored, &mut Ground::default())
+            .map(<[u8]>::len);
+        assert!(matches!(
+            refused,
+            Err(SegmentError::Frame(FrameError::ContentSize {
+                wanted: SEGMENT_BYTES,
+                ..
+            }))
+        ));
+    }
+}
+
+/// Content as programs have it: words that come again.
+fn words(seed: u64, bytes: usize) -> Vec<u8> {
+    let dictionary = noise(77, 4096);
+    let mut made = Vec::new();
+    for pick in noise(seed, bytes) {
+        made.extend_from_slice(&dictionary[usize::from(pick) * 16..][..usize::from(pick % 13) + 1]);
+    }
+    made.truncate(bytes);
+    made
+}
+
+fn packed(content: &[u8], level: i32) -> Vec<u8> {
+    segment::pack_frame(&mut CCtx::create(), content, level).unwrap()
+}
+
+#[test]
+fn what_is_packed_is_unpacked_and_packed_again_as_it_was() {
+    let level = i32::from(PACKING.level);
+    let contents = [words(1, 90_000), words(2, 131_072), words(3, 5000)];
+    let old: Vec<Vec<u8>> = contents.iter().map(|content| packed(content, level)).collect();
+    let reference = |bytes: &[u8]| Reference {
+        packed: Some(SegmentId::of(bytes)),
+        ..Reference::to(0, u32::try_from(bytes.len()).unwrap())
+    };
+    let mut ground = Ground::default();
+    // Two together, and one with something before it.
+    let both = [&old[0][..], &old[1]].concat();
+    ground.add(&reference(&both), &both).unwrap();
+    ground.add(&Reference::to(0, 3), b"xyz").unwrap();
+    ground.add(&reference(&old[2]), &old[2]).unwrap();
+    let wanted = [&contents[0][..], &contents[1], b"xyz", &contents[2]].concat();
+    assert!(ground.bytes() == wanted);
+
+    let mut changed = contents.clone();
+    changed.iter_mut().for_each(|content| content[2000] ^= 1);
+    let content = [b"head".as_slice(), &changed[0], &changed[1], b"tail", &changed[2]].concat();
+    let image = [
+        b"head".as_slice(),
+        &packed(&changed[0], level),
+        &packed(&changed[1], level),
+        b"tail",
+        &packed(&changed[2], level),
+    ];
+    let image = image.concat();
+    let stored = encode_large_frame(&mut CCtx::create(), &content, ground.bytes(), 9).unwrap();
+    assert!(stored.len() < 300, "{}", stored.len());
+    let frame = SegmentFrame {
+        stored_bytes: u32::try_from(stored.len()).unwrap(),
+        digest: Digest::of(&stored),
+        references: Vec::new(),
+        runs: vec![
+            Run {
+                verbatim: 4,
+                packed: 90_000,
+            },
+            Run {
+                verbatim: 0,
+                packed: 131_072,
+            },
+            Run {
+                verbatim: 4,
+                packed: 5000,
+            },
+        ],
+    };
+    let segment = Segment {
+        id: SegmentId::of(&image),
+        bytes: u32::try_from(image.len()).unwrap(),
+        source: Source::Frame(frame.clone()),
+    };
+    let decode = |packing: Option<Packing>| {
+        let mut decoder = SegmentDecoder::new(packing);
+        decoder
+            .decode(&segment, &frame, &stored, &mut on(&wanted))
+            .map(<[u8]>::to_vec)
+    };
+    assert!(decode(Some(PACKING)).unwrap() == image);
+    // At another level it is another segment; and what is not said cannot be done.
+    let other = Packing { level: 1, ..PACKING };
+    assert_eq!(
+        decode(Some(other)),
+        Err(SegmentError::Other { wanted: segment.id })
+    );
+    assert_eq!(decode(None), Err(SegmentError::NoPacking));
+}
+
+#[test]
+fn packed_bytes_that_are_others_are_refused_before_they_are_unpacked() {
+    let old = packed(&words(4, 100_000), 9);
+    let reference = |bytes: &[u8]| Reference {
+        packed: Some(SegmentId::of(bytes)),
+        ..Reference::to(0, u32::try_from(bytes.len()).unwrap())
+    };
+    let add = |reference: &Reference, read: &[u8]| Ground::default().add(reference, read);
+    add(&reference(&old), &old).unwrap();
+    let mut other = old.clone();
+    other[5000] ^= 1;
+    let wanted = SegmentId::of(&old);
+    assert_eq!(add(&reference(&old), &other), Err(SegmentError::Other { wanted }));
+    // As signed, but no frames, or not to their end; more than there may be; a bomb.
+    let cut = old[..old.len() - 1].to_vec();
+    let more = [&old[..], b"x"].concat();
+    for bytes in [cut, more, noise(5, 1000), packed(&vec![0; 64 << 20], 1)] {
+        let wanted = SegmentId::of(&bytes);
+        assert_eq!(
+            add(&reference(&bytes), &bytes),
+            Err(SegmentError::NotPacked { wanted })
+        );
+    }
+    let zeros = packed(&vec![0; MAX_PACKED_BYTES as usize], 1);
+    let mut ground = Ground::default();
+    for _ in 0..12 {
+        ground.add(&reference(&zeros), &zeros).unwrap();
+    }
+    assert_eq!(
+        ground.add(&reference(&zeros), &zeros),
+        Err(SegmentError::TooMuchGround)
+    );
+    assert_eq!(
+        ground.add(&Reference::to(0, 1), b"x"),
+        Err(SegmentError::TooMuchGround)
+    );
+    ground.clear();
+    ground.add(&reference(&zeros), &zeros).unwrap();
 }

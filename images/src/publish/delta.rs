@@ -11,8 +11,8 @@ use super::draft::Draft;
 use super::repo::{RepoDir, Signs};
 use super::{Signing, listed_manifest};
 use crate::channel::{DOCUMENT_FORMAT, Document, Withdrawal};
-use crate::delta::make::{Side, make};
-use crate::delta::{Delta, DeltaArtifact};
+use crate::delta::make::{Effort, Side, make};
+use crate::delta::{Delta, DeltaArtifact, DeltaHead, Source};
 use crate::digest::Digest;
 use crate::error::ReleaseError;
 use crate::layout::{self, TargetKind};
@@ -58,6 +58,10 @@ pub struct MadeArtifact {
     pub size: u64,
     /// Bytes of the delta's file.
     pub delta_bytes: u64,
+    /// Bytes of the new image's content that a node packs with zstd to apply it; 0 where nothing is unpacked.
+    pub packed_again_bytes: u64,
+    /// The level that they are packed at.
+    pub pack_level: Option<u16>,
     /// What a node that runs the one release fetches for the artifact without a delta.
     pub chunks_bytes: u64,
     /// Whether the delta has at most nine tenths of that, and was kept.
@@ -106,17 +110,17 @@ impl DeltaJob {
         new.filter_map(|new| Some((self.from.artifact(new.name.as_str())?, new)))
     }
 
-    /// Makes the delta at a level of zstd from 9 to 22, writes it into the repository and signs it. Needs room
-    /// for two artifacts in the folder for temporary files. The same releases and level give the
-    /// same bytes.
+    /// Makes the delta, at a level of zstd from 9 to 22, writes it into the repository and signs it. Needs room
+    /// for two artifacts in the folder for temporary files. The same releases, effort and version of zstd give
+    /// the same bytes.
     ///
     /// # Errors
     /// Another level; [`ReleaseError::SavesTooLittle`]; keys missing; a disk that fails.
-    pub async fn make(self, level: i32, progress: Progress) -> Result<MadeDelta, ReleaseError> {
-        if !LEVELS.contains(&level) {
-            let (least, most) = (LEVELS.start(), LEVELS.end());
+    pub async fn make(self, effort: Effort, progress: Progress) -> Result<MadeDelta, ReleaseError> {
+        if !LEVELS.contains(&effort.level) {
+            let (least, most, asked) = (LEVELS.start(), LEVELS.end(), effort.level);
             return Err(ReleaseError::Request(format!(
-                "a delta has a level from {least} to {most}, not {level}"
+                "a delta has a level from {least} to {most}, not {asked}"
             )));
         }
         let Self {
@@ -136,7 +140,7 @@ impl DeltaJob {
                         repo,
                         (old, base),
                         (new, artifact),
-                        level,
+                        effort,
                         &progress,
                     )?);
                 }
@@ -175,7 +179,7 @@ fn artifact_delta(
     repo: &RepoDir,
     (old, base): (&ReleaseDir, &Artifact),
     (new, artifact): (&ReleaseDir, &Artifact),
-    level: i32,
+    effort: Effort,
     progress: &Progress,
 ) -> Result<(MadeArtifact, Option<DeltaArtifact>), ReleaseError> {
     let (old_index, new_index) = (old.index(base)?.1, new.index(artifact)?.1);
@@ -195,7 +199,7 @@ fn artifact_delta(
     let failed = ReleaseError::io("write into", &folder);
     let temporary = || tempfile::Builder::new().prefix(".new-").tempfile_in(&folder);
     let frames = temporary().map_err(&failed)?;
-    let head = make((&from, &to), level, frames.path(), progress)?;
+    let head = make((&from, &to), effort, frames.path(), progress)?;
     let head_bytes = head
         .to_bytes()
         .map_err(|error| ReleaseError::Request(error.to_string()))?;
@@ -206,6 +210,8 @@ fn artifact_delta(
         name: artifact.name.clone(),
         size: artifact.size,
         delta_bytes: head_size + frames_bytes,
+        packed_again_bytes: packed_again_bytes(&head),
+        pack_level: head.packing.map(|packing| packing.level),
         chunks_bytes: held.chunks_bytes(new, artifact)?,
         kept: false,
     };
@@ -230,6 +236,17 @@ fn artifact_delta(
         frames_bytes,
     };
     Ok((made, Some(described)))
+}
+
+fn packed_again_bytes(head: &DeltaHead) -> u64 {
+    let frames = head.segments.iter().filter_map(|segment| match &segment.source {
+        Source::Frame(frame) => Some(frame),
+        Source::Copy { .. } => None,
+    });
+    frames
+        .flat_map(|frame| &frame.runs)
+        .map(|run| u64::from(run.packed))
+        .sum()
 }
 
 fn write(head: &[u8], frames: &Path, mut to: &File) -> io::Result<()> {

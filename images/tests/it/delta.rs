@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drydock_images::delta::{DeltaArtifact, DeltaHead, SegmentDecoder, Source};
+use drydock_images::delta::{DeltaArtifact, DeltaHead, Effort, Ground, SegmentDecoder, Source};
 use drydock_images::publish::{MadeDelta, delta, withdraw};
 use drydock_images::verify::{Verification, VerifyError};
 use drydock_images::{Digest, Progress, ReleaseError, Repository};
+
+use zstd::zstd_safe::CCtx;
 
 use crate::support::{Fixture, noise, now};
 
@@ -19,7 +21,7 @@ async fn published(fixture: &Fixture, version: &str, image: &[u8]) -> Digest {
 
 async fn make(fixture: &Fixture, from: &Digest, to: &Digest) -> Result<MadeDelta, ReleaseError> {
     let job = delta(&fixture.signing(), from, to).await?;
-    job.make(9, Progress::none()).await
+    job.make(Effort::default(), Progress::none()).await
 }
 
 /// What a node makes of `old` by the delta: the new image, and the bytes that it fetched.
@@ -28,23 +30,25 @@ async fn applied(repository: &Repository, from: &Digest, to: &Digest, old: &[u8]
     let delta = repository.delta(from, to).await.unwrap().unwrap();
     let described = delta.artifact(&artifact.name).unwrap();
     let head = repository.delta_head(&artifact, described).await.unwrap();
-    let mut decoder = SegmentDecoder::default();
+    head.check_packing().unwrap();
+    let (mut decoder, mut ground) = (SegmentDecoder::new(head.packing), Ground::default());
     let (mut new, mut at) = (Vec::new(), 0);
     let range = |at: u64, bytes: u32| &old[usize::try_from(at).unwrap()..][..bytes as usize];
-    for (place, segment) in head.segments.iter().enumerate() {
-        let bytes = head.segment_bytes(place);
+    for segment in &head.segments {
         match &segment.source {
-            Source::Copy { at } => new.extend_from_slice(range(*at, bytes)),
+            Source::Copy { at } => new.extend_from_slice(range(*at, segment.bytes)),
             Source::Frame(frame) => {
                 let end = at + u64::from(frame.stored_bytes);
                 let stored = repository
                     .delta_range(&artifact, described, at..end)
                     .await
                     .unwrap();
-                let ground: Vec<&[u8]> = frame.references.iter().map(|r| range(r.at, r.bytes)).collect();
-                let made = decoder
-                    .decode(segment.id, bytes, frame, &stored, &ground.concat())
-                    .unwrap();
+                ground.clear();
+                for reference in &frame.references {
+                    let old = range(reference.at, reference.bytes);
+                    ground.add(reference, old).unwrap();
+                }
+                let made = decoder.decode(segment, frame, &stored, &mut ground).unwrap();
                 new.extend_from_slice(made);
                 at = end;
             }
@@ -135,6 +139,95 @@ async fn what_a_delta_makes_is_the_new_image_and_only_what_is_new_is_stored() {
     }
 }
 
+/// Content as programs have it: words that come again.
+fn words(seed: u64, bytes: usize) -> Vec<u8> {
+    let dictionary = noise(77, 4096);
+    let mut made = Vec::new();
+    for pick in noise(seed, bytes) {
+        made.extend_from_slice(&dictionary[usize::from(pick) * 16..][..usize::from(pick % 13) + 1]);
+    }
+    made.truncate(bytes);
+    made
+}
+
+const BLOCK: usize = 128 * 1024;
+
+/// Blocks as mksquashfs packs them: whole ones back to back, then small ones with their lengths before them;
+/// what cannot be packed stands as it is.
+fn squashed(blocks: &[Vec<u8>], level: i32) -> Vec<u8> {
+    let mut context = CCtx::create();
+    let mut image = b"hsqs, as it were".to_vec();
+    for block in blocks {
+        let mut packed = Vec::with_capacity(block.len() * 2);
+        context.compress(&mut packed, block, level).unwrap();
+        if block.len() < BLOCK {
+            image.extend_from_slice(&u16::try_from(packed.len()).unwrap().to_le_bytes());
+        }
+        image.extend_from_slice(if packed.len() < block.len() {
+            &packed
+        } else {
+            block
+        });
+    }
+    image
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_packed_in_an_image_is_compared_unpacked() {
+    let old: Vec<Vec<u8>> = (0..24)
+        .map(|nth| match nth {
+            7 | 8 => noise(nth, BLOCK),
+            nth if nth < 20 => words(nth, BLOCK),
+            nth => words(nth, 5000 + usize::try_from(nth).unwrap()),
+        })
+        .collect();
+    let mut new = old.clone();
+    // Of some blocks a few bytes, as a program that was built again has; all behind the first are elsewhere.
+    for block in [2, 3, 10, 11, 12, 21] {
+        new[block] = built_again(&new[block], 1000..2000);
+    }
+    new.insert(1, words(100, 20_000));
+    for level in [3, 15, 19] {
+        let [old_image, mut new_image] = [&old, &new].map(|blocks| squashed(blocks, level));
+        // One more that zstd packs otherwise: what is around it goes the usual way.
+        let other = squashed(&[words(101, BLOCK)], 1);
+        new_image.extend_from_slice(&other);
+        let fixture = Fixture::new().await;
+        let from = published(&fixture, "1.0", &old_image).await;
+        let to = published(&fixture, "1.1", &new_image).await;
+        let kept = Effort {
+            unpack: false,
+            ..Effort::default()
+        };
+        let job = delta(&fixture.signing(), &from, &to).await.unwrap();
+        let packed = match job.make(kept, Progress::none()).await {
+            Ok(made) => {
+                let made = &made.artifacts[0];
+                assert_eq!((made.packed_again_bytes, made.pack_level), (0, None));
+                made.delta_bytes
+            }
+            Err(ReleaseError::SavesTooLittle { .. }) => u64::MAX,
+            Err(error) => panic!("{error}"),
+        };
+        let made = make(&fixture, &from, &to).await.unwrap().artifacts.remove(0);
+        assert_eq!(made.pack_level, u16::try_from(level).ok());
+        // The blocks that changed, and the one that is new.
+        let changed = 5 * BLOCK as u64 + 5021 + 20_000;
+        assert_eq!(made.packed_again_bytes, changed, "level {level}");
+        let own = other.len() as u64 + 10_000;
+        assert!(
+            made.delta_bytes < own + 5000 && made.delta_bytes + 100_000 < packed,
+            "level {level}: {} bytes, {packed} when it is kept, {own}",
+            made.delta_bytes
+        );
+        let repository = fixture.load(now()).await.unwrap();
+        let (found, _) = applied(&repository, &from, &to, &old_image).await;
+        assert!(found == new_image, "level {level}");
+        let again = make(&fixture, &from, &to).await.unwrap();
+        assert_eq!(again.artifacts, [made]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delta_that_makes_no_sense_is_refused_and_leaves_nothing() {
     let fixture = Fixture::new().await;
@@ -149,7 +242,17 @@ async fn a_delta_that_makes_no_sense_is_refused_and_leaves_nothing() {
     assert!(matches!(unknown, ReleaseError::NotListed { .. }), "{unknown}");
     for level in [8, 23] {
         let job = delta(&signing, &from, &to).await.unwrap();
-        let level = refused(job.make(level, Progress::none()).await.unwrap_err());
+        let level = refused(
+            job.make(
+                Effort {
+                    level,
+                    ..Effort::default()
+                },
+                Progress::none(),
+            )
+            .await
+            .unwrap_err(),
+        );
         assert!(level.contains("9 to 22"), "{level}");
     }
     let nothing = make(&fixture, &from, &to).await.unwrap_err();

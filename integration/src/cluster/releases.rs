@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drydock_images::build::{ArtifactSource, BuildRequest, BuildStats, build};
+use drydock_images::delta::Effort;
 use drydock_images::keys::{KeygenRequest, generate};
 use drydock_images::publish::{
     Lifetimes, MadeDelta, PublishRequest, Published, Signing, delta, promote, publish,
@@ -27,8 +28,6 @@ pub const ARCH: &str = "amd64";
 pub const CHANNEL: &str = "stable";
 /// Fast rather than small: this is a demonstration.
 const LEVEL: i32 = 3;
-/// The least that a delta can have.
-const DELTA_LEVEL: i32 = 9;
 /// The folder of the signing keys.
 const KEYS: &str = "keys";
 
@@ -183,7 +182,7 @@ impl Workshop {
         let published = self.publish_to(built, None).await?;
         let (signing, to) = (self.signing(), published.digest);
         let job = delta(&signing, &from.digest.parse()?, &to).await?;
-        let made = match job.make(DELTA_LEVEL, Progress::none()).await {
+        let made = match job.make(Effort::default(), Progress::none()).await {
             Ok(made) => Some(made),
             Err(ReleaseError::SavesTooLittle { .. }) => None,
             Err(error) => return Err(error).context("making the delta"),

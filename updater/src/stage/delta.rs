@@ -10,8 +10,8 @@ use std::thread;
 use bytes::Bytes;
 use drydock_images::chunk::{FrameError, Part};
 use drydock_images::delta::{
-    DeltaArtifact, DeltaHead, Reference, Segment, SegmentDecoder, SegmentError, SegmentFrame, SegmentId,
-    Source,
+    DeltaArtifact, DeltaHead, Ground, Reference, Segment, SegmentDecoder, SegmentError, SegmentFrame,
+    SegmentId, Source,
 };
 use drydock_images::{Artifact, Repository};
 use tokio::runtime::Handle;
@@ -32,6 +32,8 @@ const MISSES_UNTIL_NONE: u32 = 4;
 
 /// The reader is told of so many segments at a time.
 const SEGMENTS_FORESEEN: usize = 32;
+
+const UNREADABLE: &str = "the running slot cannot be read";
 
 /// Where a delta is fetched from.
 #[derive(Clone)]
@@ -59,12 +61,12 @@ impl DeltaSupplier {
         let mut misses = 0;
         let mut stands = Vec::with_capacity(self.head.segments.len());
         let (mut ranges, mut stored_at) = (Ranges::default(), 0);
-        for (at, bytes, segment) in segments(&self.head) {
+        for (at, segment) in segments(&self.head) {
             let Source::Frame(frame) = &segment.source else {
                 stands.push(false);
                 continue;
             };
-            let found = (misses < MISSES_UNTIL_NONE).then(|| target.read(at, bytes as usize));
+            let found = (misses < MISSES_UNTIL_NONE).then(|| target.read(at, segment.bytes as usize));
             // What cannot be read does not stand; it is written, and the read-back judges.
             let right = matches!(found, Some(Ok(Some(found))) if SegmentId::of(found) == segment.id);
             misses = if right { 0 } else { misses + 1 };
@@ -120,29 +122,24 @@ pub(super) enum Fit {
     Not(String),
 }
 
-fn segments(head: &DeltaHead) -> impl Iterator<Item = (u64, u32, &Segment)> {
+/// The segments, and where each begins.
+fn segments(head: &DeltaHead) -> impl Iterator<Item = (u64, &Segment)> {
     let mut at = 0;
-    head.segments.iter().enumerate().map(move |(place, segment)| {
-        let (begin, bytes) = (at, head.segment_bytes(place));
-        at += u64::from(bytes);
-        (begin, bytes, segment)
+    head.segments.iter().map(move |segment| {
+        let begin = at;
+        at += u64::from(segment.bytes);
+        (begin, segment)
     })
 }
 
-/// The bytes of the running slot that a segment is made out of, in pieces that fit a buffer.
-fn wanted(segment: &Segment, bytes: u32) -> impl Iterator<Item = Range<u64>> {
-    let copied;
-    let references = match &segment.source {
-        Source::Copy { at } => {
-            copied = [Reference { at: *at, bytes }];
-            &copied[..]
-        }
-        Source::Frame(frame) => &frame.references[..],
-    };
-    let ranges = references
-        .iter()
-        .map(|range| range.at..range.at + u64::from(range.bytes));
-    ranges.collect::<Vec<_>>().into_iter().flat_map(pieces)
+/// The bytes of the running slot that a reference is to, in pieces that fit a buffer; what is packed is read at
+/// once.
+fn wanted(reference: &Reference) -> Vec<Range<u64>> {
+    let all = reference.at..reference.at + u64::from(reference.bytes);
+    match reference.packed {
+        Some(_) => vec![all],
+        None => pieces(all).collect(),
+    }
 }
 
 /// Puts an artifact together. See the module.
@@ -159,8 +156,8 @@ pub(super) struct DeltaAssembly<'a> {
     /// Of the supply, what is not used up: where it begins, and the bytes.
     stored: Fetched,
     decoder: SegmentDecoder,
-    /// What a frame refers to.
-    ground: Vec<u8>,
+    /// What a segment is made out of.
+    ground: Ground,
     /// The segments before this one were told to the reader.
     foreseen: usize,
 }
@@ -182,8 +179,8 @@ impl<'a> DeltaAssembly<'a> {
             counter,
             cancel,
             stored: (0, Bytes::new()),
-            decoder: SegmentDecoder::default(),
-            ground: Vec::new(),
+            decoder: SegmentDecoder::new(of.head.packing),
+            ground: Ground::default(),
             foreseen: 0,
         }
     }
@@ -206,10 +203,18 @@ impl<'a> DeltaAssembly<'a> {
         }
         let mut copies = Copies::default();
         let next = segments(&self.of.head).enumerate().skip(self.foreseen);
-        for (place, (_, bytes, segment)) in next.take(SEGMENTS_FORESEEN) {
-            if !self.plan.stands[place] {
-                wanted(segment, bytes).for_each(|piece| copies.push(piece));
-            }
+        for (place, (_, segment)) in next.take(SEGMENTS_FORESEEN) {
+            let copied;
+            let references = match &segment.source {
+                _ if self.plan.stands[place] => continue,
+                Source::Copy { at } => {
+                    copied = [Reference::to(*at, segment.bytes)];
+                    &copied[..]
+                }
+                Source::Frame(frame) => &frame.references[..],
+            };
+            let pieces = references.iter().flat_map(wanted);
+            pieces.for_each(|piece| copies.push(piece));
         }
         self.foreseen += SEGMENTS_FORESEEN;
         self.running.foresee(copies.in_order());
@@ -217,22 +222,23 @@ impl<'a> DeltaAssembly<'a> {
 
     fn put_all(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
         let (of, mut stored_at) = (self.of, 0);
-        for (place, (at, bytes, segment)) in segments(&of.head).enumerate() {
+        for (place, (at, segment)) in segments(&of.head).enumerate() {
             if self.cancel.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
             self.foresee(place);
             let fit = match &segment.source {
-                Source::Copy { at } => self.copy(*at, (segment.id, bytes), drain)?,
+                Source::Copy { at } => self.copy(*at, segment, drain)?,
                 Source::Frame(frame) => {
                     let begin = stored_at;
                     stored_at += u64::from(frame.stored_bytes);
                     if self.plan.stands[place] {
-                        self.put_standing(at, bytes, segment.id, drain)?
-                    } else if self.read_ground(segment, bytes) {
-                        self.frame(begin, (segment.id, bytes), frame, drain)?
+                        self.put_standing(at, segment, drain)?
                     } else {
-                        of.unfit(&"the running slot cannot be read")
+                        match self.read_ground(&frame.references) {
+                            Fit::Whole => self.frame(begin, segment, frame, drain)?,
+                            unfit @ Fit::Not(_) => unfit,
+                        }
                     }
                 }
             };
@@ -243,49 +249,42 @@ impl<'a> DeltaAssembly<'a> {
         Ok(Fit::Whole)
     }
 
-    fn copy(
-        &mut self,
-        at: u64,
-        (wanted, bytes): (SegmentId, u32),
-        drain: &mut Drain,
-    ) -> Result<Fit, StageError> {
+    fn copy(&mut self, at: u64, segment: &Segment, drain: &mut Drain) -> Result<Fit, StageError> {
         // A running slot that cannot be read only means that more is fetched.
-        let Ok(Some(old)) = self.running.read(at, bytes as usize) else {
-            return Ok(self.of.unfit(&"the running slot cannot be read"));
+        let Ok(Some(old)) = self.running.read(at, segment.bytes as usize) else {
+            return Ok(self.of.unfit(&UNREADABLE));
         };
+        let wanted = segment.id;
         if SegmentId::of(old) != wanted {
             return Ok(self.of.unfit(&SegmentError::Other { wanted }));
         }
         drain.put(old, Put::Fresh)?;
-        self.counter.reused(u64::from(bytes));
+        self.counter.reused(u64::from(segment.bytes));
         Ok(Fit::Whole)
     }
 
-    fn read_ground(&mut self, segment: &Segment, bytes: u32) -> bool {
+    /// Reads what a segment is made out of. A running slot that cannot be read only means that more is fetched.
+    fn read_ground(&mut self, references: &[Reference]) -> Fit {
         self.ground.clear();
-        wanted(segment, bytes).all(|piece| {
-            // A piece is no longer than a buffer.
-            match self.running.read(piece.start, (piece.end - piece.start) as usize) {
-                Ok(Some(old)) => {
-                    self.ground.extend_from_slice(old);
-                    true
+        for reference in references {
+            for piece in wanted(reference) {
+                // At most MAX_REFERENCE_BYTES.
+                let Ok(Some(old)) = self.running.read(piece.start, (piece.end - piece.start) as usize) else {
+                    return self.of.unfit(&UNREADABLE);
+                };
+                if let Err(error) = self.ground.add(reference, old) {
+                    return self.of.unfit(&error);
                 }
-                Ok(None) | Err(_) => false,
             }
-        })
+        }
+        Fit::Whole
     }
 
-    fn put_standing(
-        &mut self,
-        at: u64,
-        bytes: u32,
-        wanted: SegmentId,
-        drain: &mut Drain,
-    ) -> Result<Fit, StageError> {
-        match self.target.read(at, bytes as usize) {
-            Ok(Some(found)) if SegmentId::of(found) == wanted => {
+    fn put_standing(&mut self, at: u64, segment: &Segment, drain: &mut Drain) -> Result<Fit, StageError> {
+        match self.target.read(at, segment.bytes as usize) {
+            Ok(Some(found)) if SegmentId::of(found) == segment.id => {
                 drain.put(found, Put::Standing)?;
-                self.counter.reused(u64::from(bytes));
+                self.counter.reused(u64::from(segment.bytes));
                 Ok(Fit::Whole)
             }
             Ok(_) | Err(_) => Ok(self.of.unfit(&"what stood in the target does not any more")),
@@ -295,13 +294,13 @@ impl<'a> DeltaAssembly<'a> {
     fn frame(
         &mut self,
         begin: u64,
-        (wanted, bytes): (SegmentId, u32),
+        segment: &Segment,
         frame: &SegmentFrame,
         drain: &mut Drain,
     ) -> Result<Fit, StageError> {
         let stored = self.supplied(begin, frame)?;
-        let old = &self.ground;
-        let decoded = match self.decoder.decode(wanted, bytes, frame, &stored, old) {
+        let old = &mut self.ground;
+        let decoded = match self.decoder.decode(segment, frame, &stored, old) {
             // Another mirror may have it as it was signed.
             Err(SegmentError::Frame(FrameError::Digest { .. })) => {
                 self.counter.wire(u64::from(frame.stored_bytes));
@@ -310,7 +309,7 @@ impl<'a> DeltaAssembly<'a> {
                         .repository
                         .delta_frame(&self.of.artifact, &self.of.described, begin, frame);
                 match self.runtime.block_on(again) {
-                    Ok(again) => self.decoder.decode(wanted, bytes, frame, &again, old),
+                    Ok(again) => self.decoder.decode(segment, frame, &again, old),
                     Err(error) => return Ok(self.of.unfit(&error)),
                 }
             }
@@ -320,6 +319,7 @@ impl<'a> DeltaAssembly<'a> {
             Ok(content) => {
                 drain.put(content, Put::Fresh)?;
                 // What is not in the frame the running slot had.
+                let bytes = segment.bytes;
                 let referred = if frame.references.is_empty() {
                     0
                 } else {

@@ -120,7 +120,14 @@ async fn delta_of(
 ) -> Option<DeltaSupplier> {
     let described = delta.artifact(&artifact.name)?;
     asked.add(described.head.size);
-    match repository.delta_head(artifact, described).await {
+    let head = match repository.delta_head(artifact, described).await {
+        Ok(head) => head
+            .check_packing()
+            .map(|()| head)
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match head {
         Ok(head) => Some(DeltaSupplier {
             repository: repository.clone(),
             artifact: artifact.clone(),
@@ -128,7 +135,7 @@ async fn delta_of(
             head: Arc::new(head),
         }),
         Err(error) => {
-            tracing::warn!(artifact = %artifact.name, %error, "the delta for this artifact is not used");
+            tracing::warn!(artifact = %artifact.name, error, "the delta for this artifact is not used");
             None
         }
     }

@@ -237,6 +237,10 @@ pub struct DeltaArgs {
     /// Make it as small as can be, however long that takes.
     #[arg(long)]
     pub best: bool,
+    /// Leave what is packed with zstd in the images (in a squashfs) as it is: nodes need not pack it again, and
+    /// fetch more.
+    #[arg(long)]
+    pub keep_packed: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,8 @@
 //! `publish`, `promote`, `delta`, `withdraw` and `advise`.
 
 use anyhow::Context;
-use drydock_images::delta::BEST_LEVEL;
-use drydock_images::publish::{self as library, PublishRequest};
+use drydock_images::delta::{BEST_LEVEL, Effort};
+use drydock_images::publish::{self as library, MadeArtifact, PublishRequest};
 use drydock_images::{MetadataVersions, ReleaseDir, Vulnerability};
 use serde_json::json;
 
@@ -65,8 +65,11 @@ pub async fn promote(args: PromoteArgs, show: &Show) -> anyhow::Result<()> {
 pub async fn delta(args: DeltaArgs, show: &Show) -> anyhow::Result<()> {
     let job = library::delta(&args.signing.signing(), &args.from, &args.to).await?;
     let (progress, bar) = show.bar(job.total_bytes(), "comparing");
-    let level = if args.best { BEST_LEVEL } else { args.level };
-    let made = job.make(level, progress).await;
+    let effort = Effort {
+        level: if args.best { BEST_LEVEL } else { args.level },
+        unpack: !args.keep_packed,
+    };
+    let made = job.make(effort, progress).await;
     bar.finish_and_clear();
     let made = made?;
     let mut text = in_repository("Published", made.versions);
@@ -74,13 +77,21 @@ pub async fn delta(args: DeltaArgs, show: &Show) -> anyhow::Result<()> {
     for artifact in &made.artifacts {
         let (name, delta, size) = (&artifact.name, bytes(artifact.delta_bytes), bytes(artifact.size));
         text += &match artifact.kept {
-            true => format!("\n{name:8}{delta} for {size}"),
+            true => format!("\n{name:8}{delta} for {size}{}", packed_again(artifact)),
             false => {
                 format!("\n{name:8}no delta: {delta} would save too little")
             }
         };
     }
     show.result(&made, &text)
+}
+
+fn packed_again(artifact: &MadeArtifact) -> String {
+    let Some(level) = artifact.pack_level else {
+        return String::new();
+    };
+    let packed = bytes(artifact.packed_again_bytes);
+    format!("; a node packs {packed} of it again, at level {level}")
 }
 
 pub async fn withdraw(args: WithdrawArgs, show: &Show) -> anyhow::Result<()> {

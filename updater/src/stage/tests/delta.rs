@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drydock_images::Progress;
+use drydock_images::delta::Effort;
 use drydock_images::publish::{Lifetimes, Signing, delta};
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
-use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, control, now, root_image};
+use super::fixture::{DOUBLED, Fixture, MIB, Node, SQUASHED, STRIPED, control, now, root_image};
 use super::sources::CutAt;
 use super::spoilt::Spoilt;
 use crate::disk::gate::OpenGate;
@@ -35,7 +36,7 @@ async fn fixture_of(old: u64, new: u64) -> Fixture {
     let job = delta(&signing, &fixture.releases[&old], &fixture.releases[&new])
         .await
         .unwrap();
-    let made = job.make(9, Progress::none()).await.unwrap();
+    let made = job.make(Effort::default(), Progress::none()).await.unwrap();
     let kept: Vec<_> = made
         .artifacts
         .iter()
@@ -158,6 +159,39 @@ async fn segments_out_of_the_same_bytes_of_the_old_image_are_made_by_the_delta()
     // What is new of it, the kernel, and what names them: put together from chunks it would be 45 KB more.
     let most = 45_000 + 90_000 + 10_000;
     assert!(progress.fetched < most, "{progress:?} {record:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_packed_in_a_slot_is_unpacked_and_packed_again() {
+    let (old, new) = (SQUASHED, SQUASHED + 1);
+    let fixture = fixture_of(old, new).await;
+    let node = node_of(old, &fixture, "state").await;
+    let (result, progress) = fixture.stage(new, &node).await;
+    result.unwrap();
+    let wanted = root_image(new);
+    assert!(node.content(SlotName::B, "root", wanted.len()) == wanted);
+    // Each of ten blocks has five bytes that are new; chunks would be some hundred kilobytes.
+    let most = 90_000 + 20_000;
+    assert!(progress.fetched < most, "{progress:?}");
+
+    // A byte of what is packed is another than the record says: in a block that is unpacked, which is never
+    // unpacked then.
+    let start = node.slots().a.artifact("root").unwrap().start_bytes;
+    for at in [20_000, wanted.len() as u64 / 2] {
+        let disk = Arc::new(Spoilt::new(fixture.disk_image(old), start + at, 0));
+        let device = Device::new(Path::new("sim"), disk, Arc::new(OpenGate));
+        let state = StateDir::open(&fixture.path(&format!("state-{at}")), Arc::new(OpenGate)).unwrap();
+        let control = control(device);
+        record_running(old, &fixture, &control, &state).await;
+        let job = StageJob {
+            control: control.clone(),
+            lock: Arc::new(state.lock(LockName::Slot).unwrap()),
+            state,
+            ..fixture.job(new, &node)
+        };
+        let record = stage(job, now(), CancellationToken::new()).await.unwrap();
+        read_back(&control, SlotName::B, &record, &CancellationToken::new(), |_| {}).unwrap();
+    }
 }
 
 /// A delta that does not fit, or cannot be had, costs its bytes and nothing else.

@@ -40,6 +40,9 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// A root image: some of its own, a run of zeros, and much that every release has, moved by a few bytes.
 pub(super) fn root_image(seed: u64) -> Vec<u8> {
+    if seed >= SQUASHED {
+        return squashed_image(seed);
+    }
     if seed >= DOUBLED {
         let times = usize::try_from(seed - DOUBLED).unwrap() + 1;
         return [noise(3000, 1_300_000).repeat(times), noise(seed, 45_000)].concat();
@@ -60,6 +63,33 @@ pub(super) const STRIPED: u64 = 100;
 
 /// From this seed on, roots have the same once, twice, and so on, and then some of their own.
 pub(super) const DOUBLED: u64 = 200;
+
+/// From this seed on, roots consist of blocks that are packed with zstd, as a squashfs does.
+pub(super) const SQUASHED: u64 = 300;
+
+/// Blocks of which each release has some otherwise by a few bytes; all behind the first are elsewhere.
+fn squashed_image(seed: u64) -> Vec<u8> {
+    let words = noise(77, 4096);
+    let mut image = noise(seed, 999 + seed as usize);
+    for nth in 0..40 {
+        let mut block = Vec::new();
+        for pick in noise(4000 + nth, 20_000) {
+            block.extend_from_slice(&words[usize::from(pick) * 16..][..usize::from(pick % 13) + 1]);
+        }
+        block.truncate(BLOCK_BYTES);
+        if nth % 4 == 0 {
+            let changed = block[5000..6000].iter_mut().step_by(200);
+            changed.for_each(|byte| *byte ^= seed.to_le_bytes()[0]);
+        }
+        let mut packed = Vec::with_capacity(block.len() * 2);
+        zstd::zstd_safe::compress(&mut packed, &block, 15).unwrap();
+        image.extend_from_slice(&packed);
+    }
+    image
+}
+
+/// Bytes of such a block before it is packed.
+pub(super) const BLOCK_BYTES: usize = 100_000;
 
 /// What every release has, in turn with some of its own, so that the latter is fetched in many ranges.
 fn striped_image(seed: u64) -> Vec<u8> {
