@@ -250,11 +250,12 @@ impl<'a> DeltaAssembly<'a> {
     }
 
     fn copy(&mut self, at: u64, segment: &Segment, drain: &mut Drain) -> Result<Fit, StageError> {
-        // A running slot that cannot be read only means that more is fetched.
-        let Ok(Some(old)) = self.running.read(at, segment.bytes as usize) else {
-            return Ok(self.of.unfit(&UNREADABLE));
-        };
-        let wanted = segment.id;
+        // In the pieces that the reader was told of.
+        let fit = self.read_ground(&[Reference::to(at, segment.bytes)]);
+        if fit != Fit::Whole {
+            return Ok(fit);
+        }
+        let (old, wanted) = (self.ground.bytes(), segment.id);
         if SegmentId::of(old) != wanted {
             return Ok(self.of.unfit(&SegmentError::Other { wanted }));
         }

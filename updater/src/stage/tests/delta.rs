@@ -161,6 +161,28 @@ async fn segments_out_of_the_same_bytes_of_the_old_image_are_made_by_the_delta()
     assert!(progress.fetched < most, "{progress:?} {record:?}");
 }
 
+/// What is wanted in other pieces than the reader ahead was told of is read twice, or when it is wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_delta_copies_is_read_in_the_pieces_that_were_foreseen() {
+    let (old, new) = (DOUBLED, DOUBLED + 1);
+    let fixture = fixture_of(old, new).await;
+    let node = node_of(old, &fixture, "node").await;
+    // In the first segment, which is a copy.
+    let at = node.slots().a.artifact("root").unwrap().start_bytes + 500_000;
+    let disk = Arc::new(Spoilt::new(fixture.disk_image(old), at, u64::MAX));
+    let device = Device::new(Path::new("sim"), disk.clone(), Arc::new(OpenGate));
+    let control = control(device);
+    record_running(old, &fixture, &control, &node.state).await;
+    let job = StageJob {
+        control,
+        ..fixture.job(new, &node)
+    };
+    stage(job, now(), CancellationToken::new()).await.unwrap();
+    let longest = disk.longest_read();
+    let most = (ahead::PIECE_BYTES + 2 * DIRECT_ALIGN) as u64;
+    assert!((1..=most).contains(&longest), "{longest}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_packed_in_a_slot_is_unpacked_and_packed_again() {
     let (old, new) = (SQUASHED, SQUASHED + 1);

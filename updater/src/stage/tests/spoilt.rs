@@ -10,6 +10,7 @@ pub(super) struct Spoilt {
     disk: SimDisk,
     at: u64,
     sound_reads: AtomicU64,
+    longest_read: AtomicU64,
 }
 
 impl Spoilt {
@@ -19,7 +20,13 @@ impl Spoilt {
             disk: SimDisk::new(image, 512),
             at,
             sound_reads: AtomicU64::new(sound_reads),
+            longest_read: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes of the longest read in which that byte was.
+    pub(super) fn longest_read(&self) -> u64 {
+        self.longest_read.load(Ordering::SeqCst)
     }
 }
 
@@ -39,7 +46,9 @@ impl RawDisk for Spoilt {
             .at
             .checked_sub(offset)
             .and_then(|at| usize::try_from(at).ok());
+        let len_bytes = buf.len() as u64;
         if let Some(byte) = inside.and_then(|at| buf.get_mut(at)) {
+            self.longest_read.fetch_max(len_bytes, Ordering::SeqCst);
             let one_less = |left: u64| left.checked_sub(1);
             if self
                 .sound_reads
