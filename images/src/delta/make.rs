@@ -57,6 +57,14 @@ impl Default for Effort {
     }
 }
 
+/// What was made of one artifact.
+pub(crate) struct Made {
+    pub head: DeltaHead,
+    /// Bytes of the new image that are packed with zstd, and that this program's zstd packs otherwise at any
+    /// level: they are left as they are.
+    pub packed_otherwise_bytes: u64,
+}
+
 /// Writes the frames of the delta that makes `to` out of `from` into `frames`, and gives its head.
 ///
 /// # Errors
@@ -66,7 +74,7 @@ pub(crate) fn make(
     effort: Effort,
     frames: &Path,
     progress: &Progress,
-) -> Result<DeltaHead, ReleaseError> {
+) -> Result<Made, ReleaseError> {
     let cuts = to.index.cuts();
     let (mut old, mut new) = thread::scope(|scope| {
         let old = scope.spawn(|| unpack(from, cuts, progress));
@@ -76,10 +84,10 @@ pub(crate) fn make(
     })?;
     let folder = std::env::temp_dir();
     let failed = ReleaseError::io("read what was unpacked into", &folder);
-    let packing = if effort.unpack {
+    let (packing, packed_otherwise_bytes) = if effort.unpack {
         look_inside(&mut old, &mut new).map_err(&failed)?
     } else {
-        None
+        (None, 0)
     };
     let view = View::new(old.size, &old.packed);
     let anchors = anchors(&old.file, &view).map_err(&failed)?;
@@ -87,13 +95,17 @@ pub(crate) fn make(
     new.packed.retain(|frame| !old.has(&frame.id));
     let segments = segments(&old, &new, (effort.level, packing), (frames, progress))?;
     let packs = |segment: &Segment| matches!(&segment.source, Source::Frame(frame) if !frame.runs.is_empty());
-    Ok(DeltaHead {
+    let head = DeltaHead {
         artifact: to.artifact.digest,
         size: to.artifact.size,
         base: from.artifact.digest,
         base_size: from.artifact.size,
         packing: packing.filter(|_| segments.iter().any(packs)),
         segments,
+    };
+    Ok(Made {
+        head,
+        packed_otherwise_bytes,
     })
 }
 
@@ -134,17 +146,18 @@ impl Unpacked {
 }
 
 /// Looks what is packed in both images. None: nothing in the new one, or nothing that this program's zstd packs
-/// as it was; then both are left as they are.
-fn look_inside(old: &mut Unpacked, new: &mut Unpacked) -> std::io::Result<Option<Packing>> {
+/// as it was, and how many bytes of the image that is; then both are left as they are.
+fn look_inside(old: &mut Unpacked, new: &mut Unpacked) -> std::io::Result<(Option<Packing>, u64)> {
     let packed = packed::find(&new.file, new.size)?;
     let packing = packed::packing(&new.file, &packed)?;
-    if packing.is_some() {
-        old.packed = packed::find(&old.file, old.size)?;
-        new.packed = packed;
-        old.cut_around_frames()?;
-        new.cut_around_frames()?;
+    if packing.is_none() {
+        return Ok((None, packed.iter().map(|frame| u64::from(frame.bytes)).sum()));
     }
-    Ok(packing)
+    old.packed = packed::find(&old.file, old.size)?;
+    new.packed = packed;
+    old.cut_around_frames()?;
+    new.cut_around_frames()?;
+    Ok((packing, 0))
 }
 
 /// Unpacks an image; its chunks are those of that rule.
@@ -247,7 +260,7 @@ fn segments(
     let workers = thread::available_parallelism().map_or(2, usize::from);
     let next = AtomicUsize::new(0);
     let (to_writer, made) = mpsc::sync_channel(WAITING_PER_WORKER * workers);
-    let work = |to_writer: mpsc::SyncSender<Made>| {
+    let work = |to_writer: mpsc::SyncSender<MadeSegment>| {
         let mut tools = Tools::new(level, packing);
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
@@ -280,10 +293,10 @@ fn wanted(new: &Unpacked, range: &Range<u64>, frames: &[PackedFrame]) -> std::io
     Wanted::new(range.start, image, &new.pieces, frames.to_vec())
 }
 
-type Made = (usize, std::io::Result<(Segment, Vec<u8>)>);
+type MadeSegment = (usize, std::io::Result<(Segment, Vec<u8>)>);
 
 /// Writes frames in their order; those that came too early wait, and no worker gets far ahead of the others.
-fn write_frames(made: &mpsc::Receiver<Made>, path: &Path) -> Result<Vec<Segment>, ReleaseError> {
+fn write_frames(made: &mpsc::Receiver<MadeSegment>, path: &Path) -> Result<Vec<Segment>, ReleaseError> {
     let failed = ReleaseError::io("write", path);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(&failed)?);
     let (mut early, mut segments) = (BTreeMap::new(), Vec::new());

@@ -11,7 +11,7 @@ use super::draft::Draft;
 use super::repo::{RepoDir, Signs};
 use super::{Signing, listed_manifest};
 use crate::channel::{DOCUMENT_FORMAT, Document, Withdrawal};
-use crate::delta::make::{Effort, Side, make};
+use crate::delta::make::{Effort, Made, Side, make};
 use crate::delta::{Delta, DeltaArtifact, DeltaHead, Source};
 use crate::digest::Digest;
 use crate::error::ReleaseError;
@@ -62,6 +62,9 @@ pub struct MadeArtifact {
     pub packed_again_bytes: u64,
     /// The level that they are packed at.
     pub pack_level: Option<u16>,
+    /// Bytes of the new image that are packed with zstd, but not as the zstd of this program does: they are
+    /// compared as they are.
+    pub packed_otherwise_bytes: u64,
     /// What a node that runs the one release fetches for the artifact without a delta.
     pub chunks_bytes: u64,
     /// Whether the delta has at most nine tenths of that, and was kept.
@@ -199,7 +202,10 @@ fn artifact_delta(
     let failed = ReleaseError::io("write into", &folder);
     let temporary = || tempfile::Builder::new().prefix(".new-").tempfile_in(&folder);
     let frames = temporary().map_err(&failed)?;
-    let head = make((&from, &to), effort, frames.path(), progress)?;
+    let Made {
+        head,
+        packed_otherwise_bytes,
+    } = make((&from, &to), effort, frames.path(), progress)?;
     let head_bytes = head
         .to_bytes()
         .map_err(|error| ReleaseError::Request(error.to_string()))?;
@@ -212,6 +218,7 @@ fn artifact_delta(
         delta_bytes: head_size + frames_bytes,
         packed_again_bytes: packed_again_bytes(&head),
         pack_level: head.packing.map(|packing| packing.level),
+        packed_otherwise_bytes,
         chunks_bytes: held.chunks_bytes(new, artifact)?,
         kept: false,
     };

@@ -214,6 +214,7 @@ async fn what_is_packed_in_an_image_is_compared_unpacked() {
         // The blocks that changed, and the one that is new.
         let changed = 5 * BLOCK as u64 + 5021 + 20_000;
         assert_eq!(made.packed_again_bytes, changed, "level {level}");
+        assert_eq!(made.packed_otherwise_bytes, 0);
         let own = other.len() as u64 + 10_000;
         assert!(
             made.delta_bytes < own + 5000 && made.delta_bytes + 100_000 < packed,
@@ -226,6 +227,30 @@ async fn what_is_packed_in_an_image_is_compared_unpacked() {
         let again = make(&fixture, &from, &to).await.unwrap();
         assert_eq!(again.artifacts, [made]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_zstd_packed_is_left_packed_and_counted() {
+    let blocks = |changed: usize| -> Vec<Vec<u8>> {
+        let block = |nth| built_again(&words(nth, BLOCK), 0..changed);
+        (0..12).map(block).collect()
+    };
+    // Every block at another level: no level makes all of them, as none does that another version made.
+    let [old, new] = [0, 300].map(|changed| {
+        let levels = (1..).step_by(2).zip(blocks(changed));
+        let packed = levels.flat_map(|(level, block)| squashed(&[block], level));
+        // For this part the delta is worth it.
+        let behind = built_again(&noise(9, 3_000_000), 0..changed * 10_000);
+        packed.chain(behind).collect::<Vec<u8>>()
+    });
+    let fixture = Fixture::new().await;
+    let from = published(&fixture, "1.0", &old).await;
+    let to = published(&fixture, "1.1", &new).await;
+    let made = make(&fixture, &from, &to).await.unwrap().artifacts.remove(0);
+    let packed = new.len() as u64 - 3_000_000 - 12 * 16;
+    assert_eq!((made.pack_level, made.packed_otherwise_bytes), (None, packed));
+    let repository = fixture.load(now()).await.unwrap();
+    assert!(applied(&repository, &from, &to, &old).await.0 == new);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use drydock_images::delta::{BEST_LEVEL, Effort};
 use drydock_images::publish::{self as library, MadeArtifact, PublishRequest};
 use drydock_images::{MetadataVersions, ReleaseDir, Vulnerability};
 use serde_json::json;
+use zstd::zstd_safe;
 
 use crate::args::{AdviseArgs, DeltaArgs, PromoteArgs, PublishArgs, WithdrawArgs};
 use crate::show::{Show, bytes};
@@ -82,6 +83,16 @@ pub async fn delta(args: DeltaArgs, show: &Show) -> anyhow::Result<()> {
                 format!("\n{name:8}no delta: {delta} would save too little")
             }
         };
+        if artifact.packed_otherwise_bytes > artifact.size / 10 {
+            let (packed, version) = (
+                bytes(artifact.packed_otherwise_bytes),
+                zstd_safe::version_string(),
+            );
+            text += &format!(
+                "\n        {packed} of it are packed, but not as zstd {version} packs, so they were not unpacked: \
+                 a delta between images made with zstd {version} is smaller"
+            );
+        }
     }
     show.result(&made, &text)
 }
