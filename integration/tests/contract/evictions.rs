@@ -149,6 +149,8 @@ pub async fn budget_of_one(t: Talk) {
             charged.body["status"]["disruptedPods"]
         ]),
     );
+    // Until the controller has counted the pod out, the refusal names no numbers.
+    settled(&t, "web", |s| s["currentHealthy"] == 1).await;
     t.expect("so the next is refused", 429, evict(&t, "web-2", json!({})).await);
     // A pod that is deleted, not evicted, asks no budget.
     t.expect("deleted", 200, t.delete(&t.core("pods/web-2"), json!({})).await);
