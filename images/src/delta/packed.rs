@@ -148,7 +148,7 @@ pub(super) fn unpack(packed: &[u8], frame: &PackedFrame) -> io::Result<Vec<u8>> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
     use crate::chunk::cut::tests::noise;
@@ -159,12 +159,13 @@ mod tests {
         (file, bytes.len() as u64)
     }
 
-    fn text(seed: u64, bytes: usize) -> Vec<u8> {
+    /// Content that can be packed.
+    pub(in crate::delta) fn text(seed: u64, bytes: usize) -> Vec<u8> {
         let letters = noise(seed, bytes);
         letters.iter().map(|byte| b'a' + byte % 7).collect()
     }
 
-    fn packed(content: &[u8], level: i32) -> Vec<u8> {
+    pub(in crate::delta) fn packed(content: &[u8], level: i32) -> Vec<u8> {
         pack_frame(&mut zstd_safe::CCtx::create(), content, level).unwrap()
     }
 

@@ -73,11 +73,11 @@ impl SegmentDecoder {
         stored: &[u8],
         ground: &mut Ground,
     ) -> Result<&[u8], SegmentError> {
+        let content_bytes = frame.content_bytes(segment.bytes);
         let described = Described {
             stored_bytes: frame.stored_bytes.min(MAX_STORED_BYTES),
-            content_bytes: u32::try_from(frame.content_bytes(segment.bytes))
-                .unwrap_or(SEGMENT_BYTES)
-                .min(SEGMENT_BYTES),
+            // The lower one of both fits.
+            content_bytes: content_bytes.min(u64::from(SEGMENT_BYTES)) as u32,
             digest: frame.digest,
         };
         let content = self.frames.unpack(stored, &described, ground.bytes())?;

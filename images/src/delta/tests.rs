@@ -1,6 +1,7 @@
 //! Heads that are written and read, and those that are refused; segments that are not what was signed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use super::packed::tests::{packed, text};
 use super::*;
 use crate::chunk::FrameError;
 use crate::chunk::cut::tests::noise;
@@ -339,25 +340,10 @@ fn a_delta_that_is_a_bomb_is_refused_before_it_is_unpacked() {
     }
 }
 
-/// Content as programs have it: words that come again.
-fn words(seed: u64, bytes: usize) -> Vec<u8> {
-    let dictionary = noise(77, 4096);
-    let mut made = Vec::new();
-    for pick in noise(seed, bytes) {
-        made.extend_from_slice(&dictionary[usize::from(pick) * 16..][..usize::from(pick % 13) + 1]);
-    }
-    made.truncate(bytes);
-    made
-}
-
-fn packed(content: &[u8], level: i32) -> Vec<u8> {
-    segment::pack_frame(&mut CCtx::create(), content, level).unwrap()
-}
-
 #[test]
 fn what_is_packed_is_unpacked_and_packed_again_as_it_was() {
     let level = i32::from(PACKING.level);
-    let contents = [words(1, 90_000), words(2, 131_072), words(3, 5000)];
+    let contents = [text(1, 90_000), text(2, 131_072), text(3, 5000)];
     let old: Vec<Vec<u8>> = contents.iter().map(|content| packed(content, level)).collect();
     let reference = |bytes: &[u8]| Reference {
         packed: Some(SegmentId::of(bytes)),
@@ -427,7 +413,7 @@ fn what_is_packed_is_unpacked_and_packed_again_as_it_was() {
 
 #[test]
 fn packed_bytes_that_are_others_are_refused_before_they_are_unpacked() {
-    let old = packed(&words(4, 100_000), 9);
+    let old = packed(&text(4, 100_000), 9);
     let reference = |bytes: &[u8]| Reference {
         packed: Some(SegmentId::of(bytes)),
         ..Reference::to(0, u32::try_from(bytes.len()).unwrap())

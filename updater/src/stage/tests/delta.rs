@@ -196,24 +196,36 @@ async fn what_is_packed_in_a_slot_is_unpacked_and_packed_again() {
     let most = 90_000 + 20_000;
     assert!(progress.fetched < most, "{progress:?}");
 
-    // A byte of what is packed is another than the record says: in a block that is unpacked, which is never
-    // unpacked then.
-    let start = node.slots().a.artifact("root").unwrap().start_bytes;
+    // A byte of what is packed is another than the record says.
     for at in [20_000, wanted.len() as u64 / 2] {
-        let disk = Arc::new(Spoilt::new(fixture.disk_image(old), start + at, 0));
-        let device = Device::new(Path::new("sim"), disk, Arc::new(OpenGate));
-        let state = StateDir::open(&fixture.path(&format!("state-{at}")), Arc::new(OpenGate)).unwrap();
-        let control = control(device);
-        record_running(old, &fixture, &control, &state).await;
-        let job = StageJob {
-            control: control.clone(),
-            lock: Arc::new(state.lock(LockName::Slot).unwrap()),
-            state,
-            ..fixture.job(new, &node)
-        };
-        let record = stage(job, now(), CancellationToken::new()).await.unwrap();
-        read_back(&control, SlotName::B, &record, &CancellationToken::new(), |_| {}).unwrap();
+        let fetched = fetched_from_spoilt(&fixture, (old, new), &node, at).await;
+        assert!(fetched > progress.fetched, "{fetched} {progress:?}");
     }
+}
+
+/// Stages on a node like `sound` but for one byte of the running root, which is another than its record says;
+/// how many bytes were fetched.
+async fn fetched_from_spoilt(fixture: &Fixture, (old, new): (u64, u64), sound: &Node, at: u64) -> u64 {
+    let start = sound.slots().a.artifact("root").unwrap().start_bytes;
+    let disk = Arc::new(Spoilt::new(fixture.disk_image(old), start + at, 0));
+    let device = Device::new(Path::new("sim"), disk, Arc::new(OpenGate));
+    let state = StateDir::open(&fixture.path(&format!("state-{at}")), Arc::new(OpenGate)).unwrap();
+    let control = control(device);
+    record_running(old, fixture, &control, &state).await;
+    let fetched = Arc::new(AtomicU64::new(0));
+    let told = fetched.clone();
+    let job = StageJob {
+        control: control.clone(),
+        lock: Arc::new(state.lock(LockName::Slot).unwrap()),
+        state,
+        progress: Arc::new(move |progress| told.store(progress.fetched, Ordering::SeqCst)),
+        ..fixture.job(new, sound)
+    };
+    let record = stage(job, now(), CancellationToken::new()).await.unwrap();
+    let manifest = fixture.repository.manifest(&record.release).await.unwrap();
+    assert_eq!(record.release, manifest.digest());
+    read_back(&control, SlotName::B, &record, &CancellationToken::new(), |_| {}).unwrap();
+    fetched.load(Ordering::SeqCst)
 }
 
 /// A delta that does not fit, or cannot be had, costs its bytes and nothing else.
@@ -222,28 +234,9 @@ async fn where_a_delta_fails_the_artifact_is_put_together_from_chunks() {
     let fixture = fixture().await;
     let sound = node(&fixture, "sound").await;
     let by_delta = fixture.stage(NEW, &sound).await.1.fetched;
-    let start = sound.slots().a.artifact("root").unwrap().start_bytes;
     // The running slot is another than its record says: at the front, and in the second segment.
     for at in [1000, MIB + 200_000] {
-        let disk = Arc::new(Spoilt::new(fixture.disk_image(OLD), start + at, 0));
-        let device = Device::new(Path::new("sim"), disk, Arc::new(OpenGate));
-        let state = StateDir::open(&fixture.path(&format!("state-{at}")), Arc::new(OpenGate)).unwrap();
-        let control = control(device);
-        record_running(OLD, &fixture, &control, &state).await;
-        let fetched = Arc::new(AtomicU64::new(0));
-        let told = fetched.clone();
-        let job = StageJob {
-            control: control.clone(),
-            lock: Arc::new(state.lock(LockName::Slot).unwrap()),
-            state,
-            progress: Arc::new(move |progress| told.store(progress.fetched, Ordering::SeqCst)),
-            ..fixture.job(NEW, &sound)
-        };
-        let record = stage(job, now(), CancellationToken::new()).await.unwrap();
-        let manifest = fixture.repository.manifest(&record.release).await.unwrap();
-        assert_eq!(record.release, manifest.digest());
-        assert!(fetched.load(Ordering::SeqCst) > by_delta);
-        read_back(&control, SlotName::B, &record, &CancellationToken::new(), |_| {}).unwrap();
+        assert!(fetched_from_spoilt(&fixture, (OLD, NEW), &sound, at).await > by_delta);
     }
     // Its file is damaged in a frame, in the head, cut, gone.
     let deltas = fixture.path("repo").join("deltas");
