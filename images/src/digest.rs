@@ -7,6 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
+/// An image is also named span by span, so that it can be hashed on all cores; in bytes.
+pub const SPAN_BYTES: u64 = 64 << 20;
+
 /// A SHA-256 digest. Text form is `sha256:` and 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -142,6 +145,43 @@ impl Hasher {
     #[must_use]
     pub fn finish(self) -> Digest {
         Digest(self.inner.finalize().into())
+    }
+}
+
+/// The digests of an image and of its spans, fed piece by piece.
+#[derive(Clone, Default)]
+pub(crate) struct ImageHasher {
+    whole: Hasher,
+    span: Hasher,
+    spans: Vec<Digest>,
+}
+
+impl ImageHasher {
+    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
+        self.whole.update(bytes);
+        while !bytes.is_empty() {
+            let left = SPAN_BYTES - self.span.length_bytes();
+            let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+            let (here, behind) = bytes.split_at(here);
+            self.span.update(here);
+            if self.span.length_bytes() == SPAN_BYTES {
+                self.spans.push(std::mem::take(&mut self.span).finish());
+            }
+            bytes = behind;
+        }
+    }
+
+    /// How many bytes were taken in so far.
+    pub(crate) const fn length_bytes(&self) -> u64 {
+        self.whole.length_bytes()
+    }
+
+    /// The digest of all that was taken in, and that of each span.
+    pub(crate) fn finish(mut self) -> (Digest, Vec<Digest>) {
+        if self.span.length_bytes() > 0 {
+            self.spans.push(self.span.finish());
+        }
+        (self.whole.finish(), self.spans)
     }
 }
 

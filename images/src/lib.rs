@@ -28,7 +28,7 @@ mod version;
 
 pub use channel::{Advisory, Channel, ChannelRelease, Severity, Vulnerability, Withdrawal, WithdrawnMark};
 pub use chunk::{ChunkIndex, Chunker, CutChunk, Cuts, chunk_reader};
-pub use digest::{Digest, Hasher, InvalidDigest};
+pub use digest::{Digest, Hasher, InvalidDigest, SPAN_BYTES};
 pub use error::ReleaseError;
 pub use fetch::{FetchError, Fetcher, MIRROR_REST, RetryPolicy, Timeouts, Traffic};
 pub use manifest::{

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::canonical;
 use crate::chunk::{MAX_ARTIFACT_BYTES, MAX_INDEX_BYTES};
-use crate::digest::Digest;
+use crate::digest::{Digest, SPAN_BYTES};
 use crate::names::{Arch, ArtifactName, Board, ReleaseName};
 use crate::version::Version;
 
@@ -83,11 +83,30 @@ pub struct Artifact {
     pub size: u64,
     /// The SHA-256 of all its bytes.
     pub digest: Digest,
+    /// The SHA-256 of every [`SPAN_BYTES`] of it in their order, the last of what is left; or nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Digest>,
     /// Its chunk index.
     pub index: IndexRef,
     /// The dm-verity root hash under which a running system proves this image on its command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verity_root: Option<VerityRoot>,
+}
+
+impl Artifact {
+    /// That an image with these digests, of the whole and of its spans, is this artifact.
+    pub(crate) fn check_content(&self, (found, spans): &(Digest, Vec<Digest>)) -> Result<(), String> {
+        if *found != self.digest {
+            return Err(format!("what it holds of {} is {found}", self.name));
+        }
+        if !self.spans.is_empty() && *spans != self.spans {
+            let name = &self.name;
+            return Err(format!(
+                "it is {name} as a whole, but not span by span: the manifest contradicts itself"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Where a chunk index is: `indexes/HEX`.
@@ -348,6 +367,13 @@ fn check(body: &ManifestBody) -> Result<(), ManifestError> {
             let (name, size) = (&artifact.name, artifact.size);
             return rule(format!(
                 "{name} has {size} bytes, where 1 to {MAX_ARTIFACT_BYTES} are allowed"
+            ));
+        }
+        let spans = artifact.size.div_ceil(SPAN_BYTES);
+        if !artifact.spans.is_empty() && artifact.spans.len() as u64 != spans {
+            let (name, found) = (&artifact.name, artifact.spans.len());
+            return rule(format!(
+                "{name} has the digests of {found} spans, where its size makes {spans}"
             ));
         }
         if artifact.index.size > MAX_INDEX_BYTES {

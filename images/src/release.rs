@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::chunk::{ChunkId, ChunkIndex, ListId, Page, PageRef, Part, Rebuilder};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, ImageHasher};
 use crate::error::ReleaseError;
 use crate::layout;
 use crate::manifest::{Artifact, MAX_MANIFEST_BYTES, Manifest};
@@ -196,7 +196,7 @@ pub(crate) fn read_pack(
         return Err(broken(format!("it has {length} bytes, its index says {wanted}")));
     }
     let mut rebuilder = Rebuilder::new(index.window_bytes());
-    let mut whole = Hasher::new();
+    let mut whole = ImageHasher::default();
     let (mut stored_page, mut frames) = (Vec::new(), [Vec::new(), Vec::new()]);
     let mut content = Vec::new();
     for named in index.pages() {
@@ -216,12 +216,7 @@ pub(crate) fn read_pack(
         whole.update(&content);
         each(named, &page, &content)?;
     }
-    let found = whole.finish();
-    if found == artifact.digest {
-        Ok(())
-    } else {
-        Err(broken(format!("what it holds of {} is {found}", artifact.name)))
-    }
+    artifact.check_content(&whole.finish()).map_err(broken)
 }
 
 /// All bytes of a file that may have `max_bytes` at most.

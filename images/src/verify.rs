@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::chunk::{Page, PageRef, Part, Rebuilder};
 use crate::delta::{Delta, DeltaArtifact};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher, ImageHasher};
 use crate::manifest::{Artifact, Manifest};
 use crate::names::ArtifactName;
 use crate::progress::Progress;
@@ -216,7 +216,7 @@ async fn verify_artifact(
     progress: &Progress,
 ) -> Result<VerifiedArtifact, TrustError> {
     let index = repository.index(artifact).await?;
-    let mut rebuilding = (Rebuilder::new(index.window_bytes()), Hasher::new());
+    let mut rebuilding = (Rebuilder::new(index.window_bytes()), ImageHasher::default());
     for named in index.pages().chunks(PAGES_TOGETHER) {
         let pages = fetch_pages(repository, artifact, named).await?;
         let all: Vec<(&PageRef, Page)> = named.iter().zip(pages).collect();
@@ -245,13 +245,12 @@ async fn verify_artifact(
         }
     }
     let found = rebuilding.1.finish();
-    if found != artifact.digest {
-        let what = format!("artifact {}", artifact.name);
-        return Err(TrustError::Tampered {
-            what,
-            detail: format!("its chunks make {found}"),
-        });
-    }
+    artifact
+        .check_content(&found)
+        .map_err(|detail| TrustError::Tampered {
+            what: format!("the pack of {}", artifact.name),
+            detail,
+        })?;
     Ok(VerifiedArtifact {
         name: artifact.name.clone(),
         digest: artifact.digest,
@@ -304,11 +303,11 @@ fn together(pages: Vec<(&PageRef, Page)>) -> Vec<Vec<(&PageRef, Page)>> {
 
 /// Unpacks and hashes off the reactor.
 async fn rebuild(
-    (mut rebuilder, mut whole): (Rebuilder, Hasher),
+    (mut rebuilder, mut whole): (Rebuilder, ImageHasher),
     pages: Vec<Page>,
     [front, rest]: [Bytes; 2],
     what: String,
-) -> Result<(Rebuilder, Hasher), TrustError> {
+) -> Result<(Rebuilder, ImageHasher), TrustError> {
     let stopped = |detail: String| TrustError::Malformed {
         what: what.clone(),
         detail,

@@ -18,7 +18,7 @@ use crate::chunk::{
     Chunk, ChunkId, ChunkList, Cuts, FRONT_BYTES, Frame, IndexBuilder, ListCutter, MAX_ARTIFACT_BYTES, Page,
     Part, chunk_reader, encode_frame,
 };
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, ImageHasher};
 use crate::error::ReleaseError;
 use crate::layout;
 use crate::manifest::{Artifact, IndexRef};
@@ -87,6 +87,9 @@ struct Job {
 /// A job that was done: its place, and its frames.
 type Done = (usize, std::io::Result<Vec<(Part, Vec<u8>)>>);
 
+/// Of an image, and of each of its spans.
+type Digests = (Digest, Vec<Digest>);
+
 /// A frame that was written.
 struct Stored {
     bytes: u32,
@@ -122,7 +125,7 @@ impl Packing<'_> {
         let files = [File::create(&path), File::create_new(packs.join(".rest"))];
         let [front, rest] = files.map(|file| file.map_err(&failed));
         let pack = [front?, rest?].map(|file| BufWriter::with_capacity(1 << 20, file));
-        let (digest, cut, stored, mut pack) = self.compress(source, pack, &path)?;
+        let ((digest, spans), cut, stored, mut pack) = self.compress(source, pack, &path)?;
         let mut index = IndexBuilder::new();
         let mut stored = stored.into_iter();
         let mut pages = [Vec::new(), Vec::new()];
@@ -172,6 +175,8 @@ impl Packing<'_> {
             name: source.name.clone(),
             size: crate::chunk::ChunkIndex::parse(&index)?.size(),
             digest,
+            // Of one span, the whole says as much.
+            spans: if spans.len() > 1 { spans } else { Vec::new() },
             index: index_ref,
             verity_root: source.verity_root.clone(),
         })
@@ -187,7 +192,7 @@ impl Packing<'_> {
         source: &ArtifactSource,
         pack: Parts,
         pack_path: &Path,
-    ) -> Result<(Digest, Cut, Vec<Stored>, Parts), ReleaseError> {
+    ) -> Result<(Digests, Cut, Vec<Stored>, Parts), ReleaseError> {
         let workers = thread::available_parallelism().map_or(2, usize::from);
         let (to_workers, jobs) = mpsc::sync_channel::<Job>(WAITING_PER_WORKER * workers);
         let jobs = Mutex::new(jobs);
@@ -208,8 +213,8 @@ impl Packing<'_> {
                 .unwrap_or_else(|_| Err(ReleaseError::Request("the writing thread stopped".to_owned())));
             // What stopped the writer stopped the reader too, and says more.
             let (stored, pack) = written?;
-            let (digest, cut) = read?;
-            Ok((digest, cut, stored, pack))
+            let (digests, cut) = read?;
+            Ok((digests, cut, stored, pack))
         })
     }
 
@@ -218,7 +223,7 @@ impl Packing<'_> {
         &self,
         source: &ArtifactSource,
         to_workers: &mpsc::SyncSender<Job>,
-    ) -> Result<(Digest, Cut), ReleaseError> {
+    ) -> Result<(Digests, Cut), ReleaseError> {
         let failed = ReleaseError::io("read the image", &source.path);
         let mut file = File::open(&source.path).map_err(ReleaseError::io("open the image", &source.path))?;
         let size = file.seek(SeekFrom::End(0)).map_err(&failed)?;
@@ -234,7 +239,7 @@ impl Packing<'_> {
         let front_bytes = file.read_at(&mut front, 0).map_err(&failed)?;
         let cuts = Cuts::for_image(size, &front[..front_bytes]);
         let mut frames = Framing::new(to_workers, cuts, self.known);
-        let mut hasher = Hasher::new();
+        let mut hasher = ImageHasher::default();
         for chunk in chunk_reader(file, cuts) {
             let data = chunk.map_err(&failed)?.data;
             hasher.update(&data);

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use drydock_images::build::{ArtifactSource, BuildRequest, build};
 use drydock_images::keys::{KeygenRequest, generate};
 use drydock_images::publish::{Lifetimes, publish, withdraw};
-use drydock_images::{Progress, ReleaseError};
+use drydock_images::{Digest, Manifest, Progress, ReleaseError, SPAN_BYTES};
 
-use crate::support::{Fixture, copy_dir, now};
+use crate::support::{Fixture, copy_dir, noise, now};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_before_the_rename_of_the_timestamp_changes_nothing_for_readers() {
@@ -70,6 +70,41 @@ async fn a_release_that_is_not_whole_is_not_published() {
     let error = publish(fixture.publish_request(&built.path)).await.unwrap_err();
     assert!(error.to_string().contains("build it again"), "{error}");
     assert!(!fixture.metadata("timestamp.json").exists());
+}
+
+/// A node reads a slot back span by span and everything else by the digest: they must be one image.
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_are_those_of_the_image_or_it_is_not_published() {
+    let fixture = Fixture::new().await;
+    let small = fixture.build("1.0", 1).await;
+    assert_eq!(small.manifest.artifacts[0].spans, []);
+
+    let span = SPAN_BYTES as usize;
+    let image = [noise(7, 300_000), vec![0; span], noise(8, 5)].concat();
+    let built = fixture.build_of("1.1", &image, Vec::new()).await;
+    let spans = [&image[..span], &image[span..]].map(Digest::of);
+    assert_eq!(built.manifest.artifacts[0].spans, spans);
+
+    let manifest = built.path.join("manifest.json");
+    let with_spans = |spans: &[Digest]| {
+        let mut body = (*built.manifest).clone();
+        body.artifacts[0].spans = spans.to_vec();
+        let sealed = Manifest::seal(body).map_err(|error| error.to_string())?;
+        std::fs::write(&manifest, sealed.bytes()).unwrap();
+        Ok::<_, String>(())
+    };
+    assert_eq!(
+        with_spans(&spans[..1]),
+        Err(
+            "the manifest breaks a rule: rootfs has the digests of 1 spans, where its size makes 2"
+                .to_owned()
+        )
+    );
+    with_spans(&[spans[1], spans[0]]).unwrap();
+    let refused = publish(fixture.publish_request(&built.path)).await.unwrap_err();
+    assert!(refused.to_string().contains("not span by span"), "{refused}");
+    with_spans(&spans).unwrap();
+    publish(fixture.publish_request(&built.path)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,8 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use drydock_images::{Digest, TrustError};
 
 use crate::disk::{BootError, DiskError, SlotName};
@@ -54,12 +56,15 @@ pub enum StageError {
     State(#[from] StateError),
 
     #[error(
-        "slot {slot}: artifact {artifact} reads back as {found}, but {expected} was signed, so the slot is not \
-         booted. Stage the release again; if this happens again, the disk is failing"
+        "slot {slot}: artifact {artifact} reads back as {found} in its bytes {} to {}, but {expected} was \
+         signed, so the slot is not booted. Stage the release again; if this happens again, the disk is failing",
+        bytes.start, bytes.end
     )]
     ReadsBackDifferently {
         slot: SlotName,
         artifact: String,
+        /// Those that were hashed together.
+        bytes: Range<u64>,
         expected: Digest,
         found: Digest,
     },

@@ -1,15 +1,20 @@
 //! Reading a slot back from the device, past everything that only remembers what was written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use drydock_images::{Digest, Hasher};
+use drydock_images::{Digest, Hasher, SPAN_BYTES};
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
 use super::ahead::{Ahead, pieces};
 use crate::disk::{DiskError, GptBootControl, PartitionReader, SlotName};
-use crate::state::SlotRecord;
+use crate::state::{ArtifactRecord, SlotRecord};
+
+/// A disk gives no more to more threads than this.
+const MAX_HASHERS: usize = 4;
 
 /// The digest of the first `n` bytes of a partition for each `n` in `sizes`, in one pass. None is longer
 /// than the partition (that is an I/O error here). `advance` is told of every piece.
@@ -44,7 +49,8 @@ pub(super) fn digests_at(
 }
 
 /// Compares every byte of a slot, read from the device, with its record: after staging, and again after
-/// the grant, right before arming (S2). Blocks; flush before, if something was just written.
+/// the grant, right before arming (S2). What was signed span by span is hashed on all cores. `advance` is
+/// told of every piece, from any thread. Blocks; flush before, if something was just written.
 ///
 /// # Errors
 /// [`StageError::ReadsBackDifferently`], [`StageError::OtherPartition`], I/O errors, a cancellation.
@@ -53,10 +59,20 @@ pub fn read_back(
     slot: SlotName,
     record: &SlotRecord,
     cancel: &CancellationToken,
-    mut advance: impl FnMut(u64),
+    advance: impl Fn(u64) + Sync,
 ) -> Result<(), StageError> {
     let (_, slots) = control.read()?;
     let configured = slots.get(slot);
+    // A slot of which the record says less than the configuration is not wholly verified.
+    let mut names = configured.artifacts.keys();
+    if let Some(name) = names.find(|name| !record.artifacts.contains_key(*name)) {
+        return Err(StageError::Disk(DiskError::UnknownArtifact {
+            slot,
+            artifact: name.clone(),
+            configured: record.artifacts.keys().cloned().collect::<Vec<_>>().join(", "),
+        }));
+    }
+    let mut spans = Vec::new();
     for (name, artifact) in &record.artifacts {
         let partition = configured.artifact(name)?;
         if partition.guid != artifact.partition {
@@ -68,32 +84,88 @@ pub fn read_back(
             });
         }
         let reader = PartitionReader::open(control.device(), partition)?;
-        let sizes = BTreeSet::from([artifact.size_bytes]);
-        let found = digests_at(&reader, &sizes, cancel, &mut advance)?;
-        match found.get(&artifact.size_bytes) {
-            Some(found) if *found == artifact.digest => {}
-            found => {
-                return Err(StageError::ReadsBackDifferently {
-                    slot,
-                    artifact: name.clone(),
-                    expected: artifact.digest,
-                    found: found.copied().unwrap_or_else(|| Digest::of(&[])),
-                });
+        spans.extend(spans_of(artifact).map(|(bytes, expected)| Span {
+            artifact: name,
+            reader: reader.clone(),
+            bytes,
+            expected,
+        }));
+    }
+    let hashers = thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_HASHERS));
+    let next = Mutex::new(spans.iter());
+    let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let check_all = || {
+        while let Some(span) = take() {
+            if let Err(error) = span.check(slot, cancel, &advance) {
+                // Nobody takes another one.
+                while take().is_some() {}
+                return Err(error);
             }
         }
-    }
-    // A slot of which the record says less than the configuration is not wholly verified.
-    match configured
-        .artifacts
-        .keys()
-        .find(|name| !record.artifacts.contains_key(*name))
-    {
-        None => Ok(()),
-        Some(name) => Err(StageError::Disk(DiskError::UnknownArtifact {
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..hashers.min(spans.len()))
+            .map(|_| scope.spawn(check_all))
+            .collect();
+        let own = check_all();
+        let stopped = || StageError::Stopped("a hashing thread panicked".to_owned());
+        let others = others.into_iter();
+        let others = others.map(|other| other.join().unwrap_or_else(|_| Err(stopped())));
+        others.fold(own, Result::and)
+    })
+}
+
+/// The parts of an artifact that are hashed on their own, and what was signed of each.
+fn spans_of(artifact: &ArtifactRecord) -> impl Iterator<Item = (Range<u64>, Digest)> {
+    let size = artifact.size_bytes;
+    let is_whole = artifact.spans.len() as u64 != size.div_ceil(SPAN_BYTES);
+    let whole = is_whole.then_some((0..size, artifact.digest));
+    let spans = if is_whole { &[][..] } else { &artifact.spans };
+    let starts = (0..).step_by(SPAN_BYTES as usize);
+    let spans = starts.zip(spans);
+    let spans = spans.map(move |(from, digest)| (from..size.min(from + SPAN_BYTES), *digest));
+    whole.into_iter().chain(spans)
+}
+
+/// Bytes of an artifact in its partition that are hashed together.
+struct Span<'a> {
+    artifact: &'a str,
+    reader: PartitionReader,
+    bytes: Range<u64>,
+    expected: Digest,
+}
+
+impl Span<'_> {
+    fn check(
+        &self,
+        slot: SlotName,
+        cancel: &CancellationToken,
+        advance: &(impl Fn(u64) + Sync),
+    ) -> Result<(), StageError> {
+        let found = thread::scope(|scope| {
+            let places = pieces(self.bytes.clone()).map(Ok);
+            let mut ahead = Ahead::start(scope, self.reader.clone(), places);
+            let mut hasher = Hasher::new();
+            while ahead.advance()? {
+                if cancel.is_cancelled() {
+                    return Err(StageError::Cancelled);
+                }
+                hasher.update(ahead.bytes());
+                advance(ahead.bytes().len() as u64);
+            }
+            Ok(hasher.finish())
+        })?;
+        if found == self.expected {
+            return Ok(());
+        }
+        Err(StageError::ReadsBackDifferently {
             slot,
-            artifact: name.clone(),
-            configured: record.artifacts.keys().cloned().collect::<Vec<_>>().join(", "),
-        })),
+            artifact: self.artifact.to_owned(),
+            bytes: self.bytes.clone(),
+            expected: self.expected,
+            found,
+        })
     }
 }
 

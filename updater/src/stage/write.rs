@@ -459,6 +459,7 @@ impl Work {
         Err(StageError::ReadsBackDifferently {
             slot: self.target,
             artifact: artifact.name.as_str().to_owned(),
+            bytes: 0..artifact.size,
             expected: artifact.digest,
             found,
         })

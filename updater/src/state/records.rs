@@ -33,6 +33,9 @@ pub struct SlotRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArtifactRecord {
     pub digest: Digest,
+    /// Of every [`SPAN_BYTES`](drydock_images::SPAN_BYTES) in their order, if they were signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Digest>,
     pub size_bytes: u64,
     /// The partition's GUID: a partition made again is another one.
     pub partition: Uuid,
@@ -59,6 +62,7 @@ impl SlotRecord {
             let name = artifact.name.as_str();
             let record = ArtifactRecord {
                 digest: artifact.digest,
+                spans: artifact.spans.clone(),
                 size_bytes: artifact.size,
                 partition: slot.artifact(name)?.guid,
                 verity_root: artifact.verity_root.clone(),

@@ -116,6 +116,7 @@ impl World {
             let artifacts = slots.get(slot).artifacts.iter().map(|(name, partition)| {
                 let record = ArtifactRecord {
                     digest: Digest::of(&vec![0; 1 << 20]),
+                    spans: Vec::new(),
                     size_bytes: 1 << 20,
                     partition: partition.guid,
                     verity_root: None,

@@ -1,14 +1,18 @@
 //! What proves which release a slot holds, and what does not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use drydock_images::{Carries, Digest, SPAN_BYTES, SharedState};
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
-use super::fixture::{Fixture, Node, now};
+use super::fixture::{Fixture, MIB, Node, now};
 use crate::disk::gate::OpenGate;
+use crate::disk::layout::DiskLayout;
+use crate::disk::sim::SimDisk;
 use crate::disk::*;
-use crate::state::{LockName, SlotRecords};
+use crate::state::{ArtifactRecord, LockName, SlotRecord, SlotRecords, UnknownFields};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_is_known_by_its_verity_root_or_its_content_and_else_unknown() {
@@ -97,4 +101,86 @@ async fn a_slot_changed_after_staging_is_caught_before_arming() {
         again(record).await,
         Err(StageError::ReadsBackDifferently { .. })
     ));
+}
+
+/// What was signed span by span is read back on all cores, and every span counts.
+#[test]
+fn a_slot_of_several_spans_is_read_back_span_by_span() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = SPAN_BYTES + 3 * MIB / 2;
+    let layout = DiskLayout::cos_like(7, MIB, size.next_multiple_of(MIB), MIB);
+    let disk = Arc::new(SimDisk::new(layout.to_bytes().unwrap(), 512));
+    let node = Node::with(disk, dir.path().join("state"), Arc::new(OpenGate));
+    let slot = node.slots().b;
+    let zeros = |len: u64| Digest::of(&vec![0; usize::try_from(len).unwrap()]);
+    let artifact = |name: &str, size_bytes: u64, spans: &[Digest]| {
+        let record = ArtifactRecord {
+            // Not looked at where there are spans: they were signed together.
+            digest: zeros(size_bytes),
+            spans: spans.to_vec(),
+            size_bytes,
+            partition: slot.artifact(name).unwrap().guid,
+            verity_root: None,
+            unknown: UnknownFields::new(),
+        };
+        (name.to_owned(), record)
+    };
+    let spans = [zeros(SPAN_BYTES), zeros(size - SPAN_BYTES)];
+    let record = SlotRecord {
+        release: zeros(1),
+        version: "1.0".parse().unwrap(),
+        floor: None,
+        carries: Carries {
+            guard: None,
+            kubelet: None,
+            kernel: None,
+            state: SharedState::default(),
+        },
+        artifacts: [artifact("kernel", 1000, &[]), artifact("root", size, &spans)].into(),
+        verified_at: now(),
+        unknown: UnknownFields::new(),
+    };
+    let read = |record: &SlotRecord| {
+        let seen = AtomicU64::new(0);
+        let advance = |bytes| {
+            seen.fetch_add(bytes, Ordering::Relaxed);
+        };
+        let read = read_back(
+            &node.control,
+            SlotName::B,
+            record,
+            &CancellationToken::new(),
+            advance,
+        );
+        read.map(|()| seen.into_inner())
+    };
+    assert_eq!(read(&record).unwrap(), 1000 + size);
+
+    let root = slot.artifact("root").unwrap().start_bytes;
+    for (at, bytes) in [
+        (0, 0..SPAN_BYTES),
+        (SPAN_BYTES - 1, 0..SPAN_BYTES),
+        (SPAN_BYTES, SPAN_BYTES..size),
+        (size - 1, SPAN_BYTES..size),
+    ] {
+        node.disk.write_at(root + at, b"x").unwrap();
+        node.disk.flush().unwrap();
+        match read(&record) {
+            Err(StageError::ReadsBackDifferently { bytes: found, .. }) => assert_eq!(found, bytes),
+            other => panic!("a byte changed at {at}: {other:?}"),
+        }
+        node.disk.write_at(root + at, &[0]).unwrap();
+        node.disk.flush().unwrap();
+    }
+    node.disk.write_at(root + size, b"x").unwrap();
+    node.disk.flush().unwrap();
+    assert_eq!(
+        read(&record).unwrap(),
+        1000 + size,
+        "what lies behind does not count"
+    );
+    // A record that another version wrote, with spans that do not fit, is read as a whole.
+    let mut other = record;
+    other.artifacts.get_mut("root").unwrap().spans.pop();
+    assert_eq!(read(&other).unwrap(), 1000 + size);
 }
