@@ -8,6 +8,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
+use drydock_images::{Digest, Hasher};
+use tokio_util::sync::CancellationToken;
+
 use super::StageError;
 use crate::disk::{AlignedBuf, DIRECT_ALIGN, PartitionReader};
 
@@ -124,6 +127,26 @@ impl Ahead {
         self.next += 1;
         self.current = piece?;
         Ok(true)
+    }
+
+    /// Goes through all places and returns the digest of what is there. `advance` is told of every piece.
+    ///
+    /// # Errors
+    /// Of the places, and of reading; [`StageError::Cancelled`].
+    pub(super) fn hash(
+        mut self,
+        cancel: &CancellationToken,
+        advance: impl Fn(u64),
+    ) -> Result<Digest, StageError> {
+        let mut hasher = Hasher::new();
+        while self.advance()? {
+            if cancel.is_cancelled() {
+                return Err(StageError::Cancelled);
+            }
+            hasher.update(self.bytes());
+            advance(self.bytes().len() as u64);
+        }
+        Ok(hasher.finish())
     }
 
     /// What was read last.

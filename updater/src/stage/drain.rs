@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
-use drydock_images::{Digest, Hasher};
+use drydock_images::Digest;
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
@@ -170,16 +170,7 @@ impl Target<'_> {
             unflushed: 0,
         };
         thread::scope(|scope| {
-            let mut ahead = Ahead::start(scope, reader, flushed);
-            let mut hasher = Hasher::new();
-            while ahead.advance()? {
-                if self.cancel.is_cancelled() {
-                    return Err(StageError::Cancelled);
-                }
-                hasher.update(ahead.bytes());
-                self.counter.read_back(ahead.bytes().len() as u64);
-            }
-            Ok(hasher.finish())
+            Ahead::start(scope, reader, flushed).hash(self.cancel, |bytes| self.counter.read_back(bytes))
         })
     }
 }

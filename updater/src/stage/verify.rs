@@ -145,16 +145,7 @@ impl Span<'_> {
     ) -> Result<(), StageError> {
         let found = thread::scope(|scope| {
             let places = pieces(self.bytes.clone()).map(Ok);
-            let mut ahead = Ahead::start(scope, self.reader.clone(), places);
-            let mut hasher = Hasher::new();
-            while ahead.advance()? {
-                if cancel.is_cancelled() {
-                    return Err(StageError::Cancelled);
-                }
-                hasher.update(ahead.bytes());
-                advance(ahead.bytes().len() as u64);
-            }
-            Ok(hasher.finish())
+            Ahead::start(scope, self.reader.clone(), places).hash(cancel, advance)
         })?;
         if found == self.expected {
             return Ok(());
