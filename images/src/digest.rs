@@ -148,8 +148,11 @@ impl Hasher {
     }
 }
 
-/// The digests of an image and of its spans, fed piece by piece.
-#[derive(Clone, Default)]
+/// Of an image, and of each of its spans.
+pub(crate) type ImageDigests = (Digest, Vec<Digest>);
+
+/// [`ImageDigests`] that are fed piece by piece.
+#[derive(Default)]
 pub(crate) struct ImageHasher {
     whole: Hasher,
     span: Hasher,
@@ -176,8 +179,8 @@ impl ImageHasher {
         self.whole.length_bytes()
     }
 
-    /// The digest of all that was taken in, and that of each span.
-    pub(crate) fn finish(mut self) -> (Digest, Vec<Digest>) {
+    /// The digests of all that was taken in.
+    pub(crate) fn finish(mut self) -> ImageDigests {
         if self.span.length_bytes() > 0 {
             self.spans.push(self.span.finish());
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::canonical;
 use crate::chunk::{MAX_ARTIFACT_BYTES, MAX_INDEX_BYTES};
-use crate::digest::{Digest, SPAN_BYTES};
+use crate::digest::{Digest, ImageDigests, SPAN_BYTES};
 use crate::names::{Arch, ArtifactName, Board, ReleaseName};
 use crate::version::Version;
 
@@ -95,7 +95,7 @@ pub struct Artifact {
 
 impl Artifact {
     /// That an image with these digests, of the whole and of its spans, is this artifact.
-    pub(crate) fn check_content(&self, (found, spans): &(Digest, Vec<Digest>)) -> Result<(), String> {
+    pub(crate) fn check_content(&self, (found, spans): &ImageDigests) -> Result<(), String> {
         if *found != self.digest {
             return Err(format!("what it holds of {} is {found}", self.name));
         }

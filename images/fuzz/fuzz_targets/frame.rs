@@ -17,7 +17,9 @@ fuzz_target!(|data: &[u8]| {
     let content = match decoder.decode(stored, &signed_by_mistake(stored, content_bytes), before) {
         Ok(content) => content.to_vec(),
         Err(FrameError::TooLarge { .. }) => {
-            return assert!(stored.len() > MAX_FRAME_BYTES as usize || content_bytes > MAX_FRAME_CONTENT_BYTES);
+            return assert!(
+                stored.len() > MAX_FRAME_BYTES as usize || content_bytes > MAX_FRAME_CONTENT_BYTES
+            );
         }
         Err(FrameError::Length { .. } | FrameError::Digest { .. } | FrameError::Chunk { .. }) => {
             unreachable!("the page says what is stored")

@@ -10,15 +10,15 @@ use drydock_images::build::{ArtifactSource, BuildRequest, build};
 use drydock_images::channel::Document;
 use drydock_images::chunk::{Chunk, ChunkId, ChunkIndex, ChunkList, Frame, Page, encode_frame};
 use drydock_images::delta::{
-    Delta, DeltaArtifact, DeltaHead, Packing, Reference, Run, SEGMENT_BYTES, Segment, SegmentFrame, SegmentId,
-    Source,
+    Delta, DeltaArtifact, DeltaHead, Packing, Reference, Run, SEGMENT_BYTES, Segment, SegmentFrame,
+    SegmentId, Source,
 };
 use drydock_images::layout::{self, TargetKind};
 use drydock_images::manifest::IndexRef;
 use drydock_images::verity::{BlockSize, HashAlgorithm, Parameters, Salt, Superblock};
 use drydock_images::{
-    Advisory, Carries, Channel, ChannelRelease, Digest, Guard, Manifest, Progress, Severity, SharedState,
-    Vulnerability, Withdrawal, WithdrawnMark,
+    Advisory, Carries, Channel, ChannelRelease, Digest, Guard, Manifest, Progress, SPAN_BYTES, Severity,
+    SharedState, Vulnerability, Withdrawal, WithdrawnMark,
 };
 use jiff::Timestamp;
 use zstd::zstd_safe::CCtx;
@@ -117,7 +117,15 @@ fn release(corpus: &Corpus) -> Manifest {
         kernel: None,
         state: SharedState::default(),
     };
-    corpus.put("manifest", "least", Manifest::seal(least).unwrap().bytes());
+    corpus.put(
+        "manifest",
+        "least",
+        Manifest::seal(least.clone()).unwrap().bytes(),
+    );
+    let artifact = &mut least.artifacts[0];
+    artifact.size = 2 * SPAN_BYTES + 1;
+    artifact.spans = vec![artifact.digest; 3];
+    corpus.put("manifest", "spans", Manifest::seal(least).unwrap().bytes());
     corpus.put("manifest", "newer", br#"{"format":2}"#);
     for artifact in &built.manifest.artifacts {
         let read = |path: String| fs::read(built.path.join(path)).unwrap();

@@ -18,7 +18,7 @@ use crate::chunk::{
     Chunk, ChunkId, ChunkList, Cuts, FRONT_BYTES, Frame, IndexBuilder, ListCutter, MAX_ARTIFACT_BYTES, Page,
     Part, chunk_reader, encode_frame,
 };
-use crate::digest::{Digest, ImageHasher};
+use crate::digest::{Digest, ImageDigests, ImageHasher};
 use crate::error::ReleaseError;
 use crate::layout;
 use crate::manifest::{Artifact, IndexRef};
@@ -86,9 +86,6 @@ struct Job {
 
 /// A job that was done: its place, and its frames.
 type Done = (usize, std::io::Result<Vec<(Part, Vec<u8>)>>);
-
-/// Of an image, and of each of its spans.
-type Digests = (Digest, Vec<Digest>);
 
 /// A frame that was written.
 struct Stored {
@@ -192,7 +189,7 @@ impl Packing<'_> {
         source: &ArtifactSource,
         pack: Parts,
         pack_path: &Path,
-    ) -> Result<(Digests, Cut, Vec<Stored>, Parts), ReleaseError> {
+    ) -> Result<(ImageDigests, Cut, Vec<Stored>, Parts), ReleaseError> {
         let workers = thread::available_parallelism().map_or(2, usize::from);
         let (to_workers, jobs) = mpsc::sync_channel::<Job>(WAITING_PER_WORKER * workers);
         let jobs = Mutex::new(jobs);
@@ -223,7 +220,7 @@ impl Packing<'_> {
         &self,
         source: &ArtifactSource,
         to_workers: &mpsc::SyncSender<Job>,
-    ) -> Result<(Digests, Cut), ReleaseError> {
+    ) -> Result<(ImageDigests, Cut), ReleaseError> {
         let failed = ReleaseError::io("read the image", &source.path);
         let mut file = File::open(&source.path).map_err(ReleaseError::io("open the image", &source.path))?;
         let size = file.seek(SeekFrom::End(0)).map_err(&failed)?;

@@ -1,13 +1,15 @@
 //! Which release a slot holds: proven, or unknown. A guess is never given out as a proof.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 
-use drydock_images::{Digest, Manifest};
+use drydock_images::{Digest, Hasher, Manifest};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
-use super::verify::{digests_at, read_back};
+use super::ahead::{Ahead, pieces};
+use super::verify::read_back;
 use crate::disk::{GptBootControl, PartitionReader, SlotName, names_verity_root, with_idle_priority};
 use crate::state::{Loaded, Lost, SlotRecord, SlotRecords};
 
@@ -142,7 +144,7 @@ pub fn match_releases(
             .filter(|size| *size <= partition.len_bytes)
             .collect();
         let reader = PartitionReader::open(control.device(), partition)?;
-        let found: BTreeMap<u64, Digest> = digests_at(&reader, &sizes, cancel, |_| {})?;
+        let found: BTreeMap<u64, Digest> = digests_at(&reader, &sizes, cancel)?;
         left.retain(|manifest| {
             manifest
                 .artifact(name)
@@ -153,4 +155,34 @@ pub fn match_releases(
         .map(|manifest| SlotRecord::of(manifest, slot, now))
         .transpose()
         .map_err(StageError::from)
+}
+
+/// The digest of the first `n` bytes of a partition for each `n` in `sizes`, in one pass. None is longer
+/// than the partition (that is an I/O error here).
+///
+/// # Errors
+/// I/O errors, and [`StageError::Cancelled`].
+fn digests_at(
+    reader: &PartitionReader,
+    sizes: &BTreeSet<u64>,
+    cancel: &CancellationToken,
+) -> Result<BTreeMap<u64, Digest>, StageError> {
+    let mut digests = BTreeMap::new();
+    let mut hasher = Hasher::new();
+    // From each size to the next one, so that none of them lies inside of a piece.
+    let from = std::iter::once(0).chain(sizes.iter().copied());
+    let places = from.zip(sizes).flat_map(|(from, to)| pieces(from..*to)).map(Ok);
+    thread::scope(|scope| {
+        let mut ahead = Ahead::start(scope, reader.clone(), places);
+        for size in sizes {
+            while hasher.length_bytes() < *size && ahead.advance()? {
+                if cancel.is_cancelled() {
+                    return Err(StageError::Cancelled);
+                }
+                hasher.update(ahead.bytes());
+            }
+            digests.insert(*size, hasher.clone().finish());
+        }
+        Ok(digests)
+    })
 }

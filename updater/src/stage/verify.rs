@@ -1,11 +1,10 @@
 //! Reading a slot back from the device, past everything that only remembers what was written.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use drydock_images::{Digest, Hasher, SPAN_BYTES};
+use drydock_images::{Digest, SPAN_BYTES};
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
@@ -13,44 +12,12 @@ use super::ahead::{Ahead, pieces};
 use crate::disk::{DiskError, GptBootControl, PartitionReader, SlotName};
 use crate::state::{ArtifactRecord, SlotRecord};
 
-/// A disk gives no more to more threads than this.
+/// Each has two buffers of [`PIECE_BYTES`](super::ahead::PIECE_BYTES).
 const MAX_HASHERS: usize = 4;
-
-/// The digest of the first `n` bytes of a partition for each `n` in `sizes`, in one pass. None is longer
-/// than the partition (that is an I/O error here). `advance` is told of every piece.
-///
-/// # Errors
-/// I/O errors, and [`StageError::Cancelled`].
-pub(super) fn digests_at(
-    reader: &PartitionReader,
-    sizes: &BTreeSet<u64>,
-    cancel: &CancellationToken,
-    mut advance: impl FnMut(u64),
-) -> Result<BTreeMap<u64, Digest>, StageError> {
-    let mut digests = BTreeMap::new();
-    let mut hasher = Hasher::new();
-    // From each size to the next one, so that none of them lies inside of a piece.
-    let from = std::iter::once(0).chain(sizes.iter().copied());
-    let places = from.zip(sizes).flat_map(|(from, to)| pieces(from..*to)).map(Ok);
-    thread::scope(|scope| {
-        let mut ahead = Ahead::start(scope, reader.clone(), places);
-        for size in sizes {
-            while hasher.length_bytes() < *size && ahead.advance()? {
-                if cancel.is_cancelled() {
-                    return Err(StageError::Cancelled);
-                }
-                hasher.update(ahead.bytes());
-                advance(ahead.bytes().len() as u64);
-            }
-            digests.insert(*size, hasher.clone().finish());
-        }
-        Ok(digests)
-    })
-}
 
 /// Compares every byte of a slot, read from the device, with its record: after staging, and again after
 /// the grant, right before arming (S2). What was signed span by span is hashed on all cores. `advance` is
-/// told of every piece, from any thread. Blocks; flush before, if something was just written.
+/// told of every piece, one after another. Blocks; flush before, if something was just written.
 ///
 /// # Errors
 /// [`StageError::ReadsBackDifferently`], [`StageError::OtherPartition`], I/O errors, a cancellation.
@@ -59,7 +26,7 @@ pub fn read_back(
     slot: SlotName,
     record: &SlotRecord,
     cancel: &CancellationToken,
-    advance: impl Fn(u64) + Sync,
+    advance: impl FnMut(u64) + Send,
 ) -> Result<(), StageError> {
     let (_, slots) = control.read()?;
     let configured = slots.get(slot);
@@ -94,6 +61,9 @@ pub fn read_back(
     let hashers = thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_HASHERS));
     let next = Mutex::new(spans.iter());
     let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+    // One at a time, so that whoever counts never tells of less than before.
+    let told = Mutex::new(advance);
+    let advance = |bytes| told.lock().unwrap_or_else(PoisonError::into_inner)(bytes);
     let check_all = || {
         while let Some(span) = take() {
             if let Err(error) = span.check(slot, cancel, &advance) {
@@ -119,7 +89,8 @@ pub fn read_back(
 /// The parts of an artifact that are hashed on their own, and what was signed of each.
 fn spans_of(artifact: &ArtifactRecord) -> impl Iterator<Item = (Range<u64>, Digest)> {
     let size = artifact.size_bytes;
-    let is_whole = artifact.spans.len() as u64 != size.div_ceil(SPAN_BYTES);
+    // Nothing is no proof, whatever the size.
+    let is_whole = artifact.spans.is_empty() || artifact.spans.len() as u64 != size.div_ceil(SPAN_BYTES);
     let whole = is_whole.then_some((0..size, artifact.digest));
     let spans = if is_whole { &[][..] } else { &artifact.spans };
     let starts = (0..).step_by(SPAN_BYTES as usize);

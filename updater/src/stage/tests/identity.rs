@@ -1,7 +1,6 @@
 //! What proves which release a slot holds, and what does not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use drydock_images::{Carries, Digest, SPAN_BYTES, SharedState};
 use tokio_util::sync::CancellationToken;
@@ -141,18 +140,10 @@ fn a_slot_of_several_spans_is_read_back_span_by_span() {
         unknown: UnknownFields::new(),
     };
     let read = |record: &SlotRecord| {
-        let seen = AtomicU64::new(0);
-        let advance = |bytes| {
-            seen.fetch_add(bytes, Ordering::Relaxed);
-        };
-        let read = read_back(
-            &node.control,
-            SlotName::B,
-            record,
-            &CancellationToken::new(),
-            advance,
-        );
-        read.map(|()| seen.into_inner())
+        let mut seen = 0;
+        let cancel = CancellationToken::new();
+        let read = read_back(&node.control, SlotName::B, record, &cancel, |bytes| seen += bytes);
+        read.map(|()| seen)
     };
     assert_eq!(read(&record).unwrap(), 1000 + size);
 
@@ -183,4 +174,11 @@ fn a_slot_of_several_spans_is_read_back_span_by_span() {
     let mut other = record;
     other.artifacts.get_mut("root").unwrap().spans.pop();
     assert_eq!(read(&other).unwrap(), 1000 + size);
+    // One that names no bytes proves nothing.
+    let root = other.artifacts.get_mut("root").unwrap();
+    (root.size_bytes, root.spans) = (0, Vec::new());
+    assert!(matches!(
+        read(&other),
+        Err(StageError::ReadsBackDifferently { .. })
+    ));
 }
