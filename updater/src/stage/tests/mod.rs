@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admission;
+mod ahead;
 mod delta;
 mod fixture;
 mod identity;
