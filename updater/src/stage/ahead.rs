@@ -16,17 +16,8 @@ use crate::disk::{AlignedBuf, DIRECT_ALIGN, PartitionReader};
 
 /// Read at a time, in bytes; a longer place is read in one all the same.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
-/// Threads that read.
+/// Threads, each of which reads into one buffer while another one is used.
 const READERS: usize = 2;
-/// So many pieces are in memory at most, the one that is used among them, for whoever only hashes: no piece
-/// takes longer than another.
-pub(super) const FOR_HASHING: usize = 3;
-/// The same for whoever unpacks now and then, which takes as long as reading some pieces.
-pub(super) const FOR_UNPACKING: usize = 7;
-/// However long pieces are, so many may be in memory: one that is used, and one for each reader.
-const LONG_PIECES: usize = 1 + READERS;
-/// What it takes around a place to begin and end where O_DIRECT can, in bytes.
-const AROUND_BYTES: usize = 2 * DIRECT_ALIGN;
 
 /// Some bytes of a partition, and around them what it takes to read past the cache.
 struct Piece {
@@ -40,25 +31,18 @@ struct Piece {
 /// See the module.
 pub(super) struct Ahead {
     pieces: Receiver<(u64, Result<Piece, StageError>)>,
-    give_back: Sender<Piece>,
+    give_back: Sender<AlignedBuf>,
     /// What came before its turn.
     early: BTreeMap<u64, Result<Piece, StageError>>,
     /// The number of the next piece.
     next: u64,
-    /// None before the first.
-    current: Option<Piece>,
+    current: Piece,
 }
 
 /// What the readers take their work from, one after another.
 struct Work<P> {
     places: P,
-    used: Receiver<Piece>,
-    memory: Memory,
-    /// So many pieces may be in memory, and so many pieces' bytes.
-    most: usize,
-    /// Those that are read, being read or used, and their bytes.
-    pieces: usize,
-    bytes: usize,
+    spare: Receiver<AlignedBuf>,
     /// The number of the next place.
     next: u64,
 }
@@ -66,79 +50,32 @@ struct Work<P> {
 impl<P: Iterator<Item = Result<Range<u64>, StageError>>> Work<P> {
     /// The next place and memory for it; waits for both. None: there is no more to do.
     fn take(&mut self) -> Option<(u64, Result<Range<u64>, StageError>, AlignedBuf)> {
+        // Nobody gives back: nobody reads on.
+        let memory = self.spare.recv().ok()?;
         let place = self.places.next()?;
-        // A place is what fits memory.
-        let bytes = place
-            .as_ref()
-            .map_or(0, |place| (place.end - place.start) as usize);
-        while self.pieces >= self.most_with(bytes) {
-            // Nobody gives back: nobody reads on.
-            let used = self.used.recv().ok()?;
-            self.pieces -= 1;
-            self.bytes -= used.wanted.len();
-            self.memory.give_back(used.memory);
-        }
-        self.pieces += 1;
-        self.bytes += bytes;
         self.next += 1;
-        Some((self.next - 1, place, self.memory.take(bytes)))
-    }
-
-    fn most_with(&self, bytes: usize) -> usize {
-        if self.bytes + bytes <= self.most * PIECE_BYTES {
-            self.most
-        } else {
-            LONG_PIECES.min(self.most)
-        }
-    }
-}
-
-/// Memory for places, which goes round: that of pieces, and the longest one beside them.
-#[derive(Default)]
-struct Memory {
-    pieces: Vec<AlignedBuf>,
-    long: Option<AlignedBuf>,
-}
-
-impl Memory {
-    /// For a place of so many bytes and what is around it.
-    fn take(&mut self, bytes: usize) -> AlignedBuf {
-        let spare = if bytes <= PIECE_BYTES {
-            self.pieces.pop()
-        } else {
-            self.long.take_if(|long| long.len() >= bytes + AROUND_BYTES)
-        };
-        spare.unwrap_or_else(|| AlignedBuf::new(bytes.max(PIECE_BYTES) + AROUND_BYTES))
-    }
-
-    fn give_back(&mut self, memory: AlignedBuf) {
-        if memory.len() <= PIECE_BYTES + AROUND_BYTES {
-            self.pieces.push(memory);
-        } else if self.long.as_ref().is_none_or(|long| long.len() < memory.len()) {
-            self.long = Some(memory);
-        }
+        Some((self.next - 1, place, memory))
     }
 }
 
 impl Ahead {
     /// Reads those places of the partition, from the first on, each with what it takes to begin where
-    /// O_DIRECT can. At most `most` pieces are in memory, with as many bytes as that, or three that are
-    /// longer. Ends with the places, with the first error, or when this is dropped.
+    /// O_DIRECT can. Three of them are in memory at most, one of which is used. Ends with the places, with the
+    /// first error, or when this is dropped.
     pub(super) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         reader: PartitionReader,
         places: impl Iterator<Item = Result<Range<u64>, StageError>> + Send + 'scope,
-        most: usize,
     ) -> Self {
         let (to_user, pieces) = channel();
-        let (give_back, used) = channel();
+        let (give_back, spare) = channel();
+        for _ in 0..READERS {
+            // The receiver is right here.
+            let _ = give_back.send(AlignedBuf::new(0));
+        }
         let work = Arc::new(Mutex::new(Work {
             places,
-            used,
-            memory: Memory::default(),
-            most,
-            pieces: 0,
-            bytes: 0,
+            spare,
             next: 0,
         }));
         for _ in 0..READERS {
@@ -162,7 +99,11 @@ impl Ahead {
             give_back,
             early: BTreeMap::new(),
             next: 0,
-            current: None,
+            current: Piece {
+                at: 0,
+                wanted: 0..0,
+                memory: AlignedBuf::new(0),
+            },
         }
     }
 
@@ -171,10 +112,10 @@ impl Ahead {
     /// # Errors
     /// Of the places, and of reading.
     pub(super) fn advance(&mut self) -> Result<bool, StageError> {
-        if let Some(used) = self.current.take() {
-            // The readers may have ended.
-            let _ = self.give_back.send(used);
-        }
+        // The readers may have ended.
+        let used = std::mem::replace(&mut self.current.memory, AlignedBuf::new(0));
+        let _ = self.give_back.send(used);
+        self.current.wanted = 0..0;
         let piece = loop {
             if let Some(piece) = self.early.remove(&self.next) {
                 break piece;
@@ -185,7 +126,7 @@ impl Ahead {
             };
         };
         self.next += 1;
-        self.current = Some(piece?);
+        self.current = piece?;
         Ok(true)
     }
 
@@ -211,25 +152,25 @@ impl Ahead {
 
     /// What was read last.
     pub(super) fn bytes(&self) -> &[u8] {
-        let current = self.current.as_ref();
-        current.map_or(&[], |piece| &piece.memory[piece.wanted.clone()])
+        &self.current.memory[self.current.wanted.clone()]
     }
 
     /// `len` bytes at `offset` of the partition, if they are among those that were read last.
     pub(super) fn get(&self, offset: u64, len: usize) -> Option<&[u8]> {
-        let current = self.current.as_ref()?;
-        let start = current.at + current.wanted.start as u64;
+        let start = self.current.at + self.current.wanted.start as u64;
         let from = usize::try_from(offset.checked_sub(start)?).ok()?;
         self.bytes().get(from..from.checked_add(len)?)
     }
 }
 
-/// Into memory that has room for the place and what is around it.
 fn read(reader: &PartitionReader, place: Range<u64>, mut memory: AlignedBuf) -> Result<Piece, StageError> {
     let at = place.start - place.start % DIRECT_ALIGN as u64;
     let whole = place.end.next_multiple_of(DIRECT_ALIGN as u64);
     // A place is what fits memory.
     let len = (whole.min(reader.partition().len_bytes).max(place.end) - at) as usize;
+    if memory.len() < len {
+        memory = AlignedBuf::new(len);
+    }
     reader.read_past_cache(at, &mut memory[..len])?;
     let lead = (place.start - at) as usize;
     let wanted = lead..lead + (place.end - place.start) as usize;

@@ -10,7 +10,7 @@ use drydock_images::Digest;
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
-use super::ahead::{Ahead, FOR_HASHING, PIECE_BYTES};
+use super::ahead::{Ahead, PIECE_BYTES};
 use super::write::Counter;
 use crate::disk::{AlignedBuf, SlotWriter};
 
@@ -170,8 +170,7 @@ impl Target<'_> {
             unflushed: 0,
         };
         thread::scope(|scope| {
-            Ahead::start(scope, reader, flushed, FOR_HASHING)
-                .hash(self.cancel, |bytes| self.counter.read_back(bytes))
+            Ahead::start(scope, reader, flushed).hash(self.cancel, |bytes| self.counter.read_back(bytes))
         })
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
-use super::ahead::{Ahead, FOR_HASHING, pieces};
+use super::ahead::{Ahead, pieces};
 use super::verify::read_back;
 use crate::disk::{GptBootControl, PartitionReader, SlotName, names_verity_root, with_idle_priority};
 use crate::state::{Loaded, Lost, SlotRecord, SlotRecords};
@@ -173,7 +173,7 @@ fn digests_at(
     let from = std::iter::once(0).chain(sizes.iter().copied());
     let places = from.zip(sizes).flat_map(|(from, to)| pieces(from..*to)).map(Ok);
     thread::scope(|scope| {
-        let mut ahead = Ahead::start(scope, reader.clone(), places, FOR_HASHING);
+        let mut ahead = Ahead::start(scope, reader.clone(), places);
         for size in sizes {
             while hasher.length_bytes() < *size && ahead.advance()? {
                 if cancel.is_cancelled() {

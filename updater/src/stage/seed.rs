@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::Scope;
 
 use super::StageError;
-use super::ahead::{Ahead, FOR_UNPACKING, PIECE_BYTES, pieces};
+use super::ahead::{Ahead, PIECE_BYTES, pieces};
 use crate::disk::{AlignedBuf, DIRECT_ALIGN, DiskError, PartitionReader};
 
 /// Small pieces are read with what follows them, in bytes, since the next piece is mostly that.
@@ -72,7 +72,7 @@ impl Seed {
     pub(super) fn read_ahead<'scope>(&mut self, scope: &'scope Scope<'scope, '_>) {
         let (to_reader, places) = channel();
         self.foreseen = Some(Foreseen {
-            ahead: Ahead::start(scope, self.reader.clone(), places.into_iter(), FOR_UNPACKING),
+            ahead: Ahead::start(scope, self.reader.clone(), places.into_iter()),
             to_reader,
             told: VecDeque::new(),
         });

@@ -8,7 +8,7 @@ use drydock_images::{Digest, SPAN_BYTES};
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
-use super::ahead::{Ahead, FOR_HASHING, pieces};
+use super::ahead::{Ahead, pieces};
 use crate::disk::{DiskError, GptBootControl, PartitionReader, SlotName};
 use crate::state::{ArtifactRecord, SlotRecord};
 
@@ -116,7 +116,7 @@ impl Span<'_> {
     ) -> Result<(), StageError> {
         let found = thread::scope(|scope| {
             let places = pieces(self.bytes.clone()).map(Ok);
-            Ahead::start(scope, self.reader.clone(), places, FOR_HASHING).hash(cancel, advance)
+            Ahead::start(scope, self.reader.clone(), places).hash(cancel, advance)
         })?;
         if found == self.expected {
             return Ok(());
