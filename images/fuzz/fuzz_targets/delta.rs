@@ -1,23 +1,33 @@
-//! Heads of deltas. One that is accepted is written as it was read, its ranges lie in the old image, and a
-//! frame that is signed for one of its segments makes that segment's bytes or nothing.
+//! Heads of deltas. One that is accepted is written as it was read, as are parts of it; its ranges lie in the
+//! old image, and a frame that is signed for one of its segments makes that segment's bytes or nothing.
 #![no_main]
 
 use drydock_images::Digest;
 use drydock_images::delta::{
     DeltaHead, Ground, MAX_REFERENCE_BYTES, MAX_REFERENCES, MAX_RUNS, MAX_STORED_BYTES, Packing, Reference,
-    SEGMENT_BYTES, SegmentDecoder, SegmentId, Source,
+    SEGMENT_BYTES, Segment, SegmentDecoder, SegmentId, Source, segments_from_bytes, segments_to_bytes,
 };
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(head) = DeltaHead::parse(data) else {
+    // As tables of some segments, whatever they are of.
+    if let Ok(some) = segments_from_bytes(data, u64::MAX >> 1) {
+        assert_eq!(segments_to_bytes(&some), data);
+    }
+    let Ok(read) = DeltaHead::parse(data.to_vec().into()) else {
         return;
     };
-    assert_eq!(head.to_bytes().expect("what was read can be written"), data);
-    let covered: u64 = head.segments.iter().map(|segment| u64::from(segment.bytes)).sum();
+    let (head, segments): (_, Vec<Segment>) = (read.header(), read.segments().collect());
+    let written = DeltaHead::new(head, &segments).expect("what was read can be written");
+    assert_eq!(written.bytes(), data);
+    for some in segments.chunks(2) {
+        let kept = segments_from_bytes(&segments_to_bytes(some), head.base_size);
+        assert_eq!(kept.as_deref(), Ok(some));
+    }
+    let covered: u64 = segments.iter().map(|segment| u64::from(segment.bytes)).sum();
     assert_eq!(covered, head.size);
     let mut stored = 0;
-    for segment in &head.segments {
+    for segment in &segments {
         let bytes = segment.bytes;
         assert!((1..=SEGMENT_BYTES).contains(&bytes));
         match &segment.source {
@@ -35,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
     }
-    assert_eq!(head.frames_bytes(), stored);
+    assert_eq!(read.frames_bytes(), stored);
 
     // Whatever is signed as a frame, or as packed: here the input itself, on the ground of itself.
     let mut ground = Ground::default();
@@ -46,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = ground.add(&packed, data);
     let _ = ground.add(&Reference::to(0, data.len() as u32), data);
     assert!(ground.bytes().len() <= MAX_REFERENCE_BYTES as usize);
-    let first = head.segments.iter().find_map(|segment| match &segment.source {
+    let first = segments.iter().find_map(|segment| match &segment.source {
         Source::Frame(frame) => Some((segment, frame.clone())),
         Source::Copy { .. } => None,
     });

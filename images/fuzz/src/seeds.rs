@@ -10,8 +10,8 @@ use drydock_images::build::{ArtifactSource, BuildRequest, build};
 use drydock_images::channel::Document;
 use drydock_images::chunk::{Chunk, ChunkId, ChunkIndex, ChunkList, Frame, Page, encode_frame};
 use drydock_images::delta::{
-    Delta, DeltaArtifact, DeltaHead, Packing, Reference, Run, SEGMENT_BYTES, Segment, SegmentFrame,
-    SegmentId, Source,
+    Delta, DeltaArtifact, DeltaHead, DeltaHeader, Packing, Reference, Run, SEGMENT_BYTES, Segment, SegmentFrame,
+    SegmentId, Source, segments_to_bytes,
 };
 use drydock_images::layout::{self, TargetKind};
 use drydock_images::manifest::IndexRef;
@@ -233,7 +233,7 @@ fn delta(corpus: &Corpus, digest: Digest) {
         bytes: [SEGMENT_BYTES, SEGMENT_BYTES, 1000][place],
         source,
     });
-    let head = DeltaHead {
+    let header = DeltaHeader {
         artifact: Digest::of(b"new"),
         size: 2 * u64::from(SEGMENT_BYTES) + 1000,
         base: Digest::of(b"old"),
@@ -242,20 +242,22 @@ fn delta(corpus: &Corpus, digest: Digest) {
             level: 9,
             zstd_version: 10507,
         }),
-        segments: segments.collect(),
     };
-    let bytes = head.to_bytes().unwrap();
-    corpus.put("delta", "head", &bytes);
+    let segments: Vec<Segment> = segments.collect();
+    let head = DeltaHead::new(&header, &segments).unwrap();
+    let bytes = head.bytes();
+    corpus.put("delta", "head", bytes);
+    corpus.put("delta", "segments", &segments_to_bytes(&segments));
     let document = Delta {
         format: 1,
         from: Digest::of(b"from"),
         to: digest,
         artifacts: vec![DeltaArtifact {
             name: "rootfs".parse().unwrap(),
-            base: head.base,
-            base_size: head.base_size,
+            base: header.base,
+            base_size: header.base_size,
             head: IndexRef {
-                digest: Digest::of(&bytes),
+                digest: Digest::of(bytes),
                 size: bytes.len() as u64,
             },
             frames_bytes: head.frames_bytes(),

@@ -5,9 +5,10 @@ mod read;
 
 use std::fmt;
 
+use bytes::Bytes;
 use zstd::zstd_safe;
 
-use self::read::{Fields, Tables, read_segment};
+use self::read::{Fields, Rows};
 use super::MAX_HEAD_BYTES;
 use crate::chunk::MAX_ARTIFACT_BYTES;
 use crate::digest::Digest;
@@ -18,12 +19,11 @@ const MAGIC: [u8; 8] = *b"DRYDOCKD";
 const FORMAT: u16 = 2;
 /// Bytes before the first segment.
 const HEADER_BYTES: usize = 116;
-/// Bytes of each segment, of each run, of each reference, of each id, and of each frame's digest.
-const SEGMENT_ENTRY_BYTES: usize = 28;
+/// Bytes of each run, and of each reference.
 const RUN_BYTES: usize = 8;
 const REFERENCE_BYTES: usize = 8;
-const ID_BYTES: usize = 16;
-const DIGEST_BYTES: usize = 32;
+/// Bytes of each entry of the tables: segments, runs, references, ids, digests of frames.
+const ENTRY_BYTES: [usize; 5] = [28, RUN_BYTES, REFERENCE_BYTES, 16, 32];
 /// A reference's place has so many bits, its length the others but one.
 const PLACE_BITS: u32 = 37;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
@@ -194,9 +194,20 @@ pub struct Segment {
     pub source: Source,
 }
 
-/// A head that was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeltaHead {
+impl Segment {
+    /// The bytes of its frame as it is stored; none of a copy.
+    #[must_use]
+    pub const fn stored_bytes(&self) -> u32 {
+        match &self.source {
+            Source::Copy { .. } => 0,
+            Source::Frame(frame) => frame.stored_bytes,
+        }
+    }
+}
+
+/// What a delta makes, and out of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaHeader {
     /// The digest of the artifact that is made.
     pub artifact: Digest,
     /// Its size in bytes.
@@ -207,8 +218,48 @@ pub struct DeltaHead {
     pub base_size: u64,
     /// How what is packed is packed, if anything is.
     pub packing: Option<Packing>,
-    /// The segments in order.
-    pub segments: Vec<Segment>,
+}
+
+/// A head that was checked, as it is stored: segments take four times as much memory when they are read, so
+/// they are read one after another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeltaHead {
+    header: DeltaHeader,
+    counts: Counts,
+    frames_bytes: u64,
+    bytes: Bytes,
+}
+
+/// The entries of each table: segments, runs, references, ids, digests of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts([u32; 5]);
+
+impl Counts {
+    /// Bytes before the tables where they are kept alone.
+    const BYTES: usize = 5 * 4;
+
+    fn read(fields: &mut Fields<'_>) -> Self {
+        Self([(); 5].map(|()| fields.u32()))
+    }
+
+    fn to_bytes(self) -> impl Iterator<Item = u8> {
+        self.0.into_iter().flat_map(u32::to_le_bytes)
+    }
+
+    /// The bytes of all tables together.
+    fn tables_bytes(self) -> u64 {
+        let tables = self.0.into_iter().zip(ENTRY_BYTES);
+        tables.map(|(count, each)| u64::from(count) * each as u64).sum()
+    }
+
+    /// Of whole tables; more than fit are refused when they are read, as are more than are allowed.
+    fn of(tables: &[Vec<u8>; 5]) -> Self {
+        let mut counts = [0; 5];
+        for ((count, table), each) in counts.iter_mut().zip(tables).zip(ENTRY_BYTES) {
+            *count = u32::try_from(table.len() / each).unwrap_or(u32::MAX);
+        }
+        Self(counts)
+    }
 }
 
 fn rule<T>(text: String) -> Result<T, DeltaError> {
@@ -220,7 +271,7 @@ impl DeltaHead {
     ///
     /// # Errors
     /// See [`DeltaError`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, DeltaError> {
+    pub fn parse(bytes: Bytes) -> Result<Self, DeltaError> {
         if !bytes.starts_with(&MAGIC) {
             return Err(DeltaError::Magic);
         }
@@ -228,18 +279,20 @@ impl DeltaHead {
             found: bytes.len() as u64,
             wanted,
         };
-        let (header, body) = bytes
+        let (fields, tables) = bytes
             .split_at_checked(HEADER_BYTES)
             .ok_or_else(|| length(HEADER_BYTES as u64))?;
-        let mut header = Fields(&header[MAGIC.len()..]);
-        let format = header.u16();
+        let mut fields = Fields(&fields[MAGIC.len()..]);
+        let format = fields.u16();
         if format != FORMAT {
             return Err(DeltaError::NewerFormat { found: format });
         }
-        let level = header.u16();
-        let [count, runs, references, ids, frames, zstd_version] = [(); 6].map(|()| header.u32());
-        let [size, base_size] = [(); 2].map(|()| header.u64());
-        let [artifact, base] = [(); 2].map(|()| header.digest());
+        let level = fields.u16();
+        let counts = Counts::read(&mut fields);
+        let zstd_version = fields.u32();
+        let [size, base_size] = [(); 2].map(|()| fields.u64());
+        let [artifact, base] = [(); 2].map(|()| fields.digest());
+        let [_, runs, ..] = counts.0;
         let packing = match level {
             0 if zstd_version == 0 && runs == 0 => None,
             level if LEVELS.contains(&level) && zstd_version > 0 && runs > 0 => {
@@ -250,137 +303,86 @@ impl DeltaHead {
         if size == 0 || size.max(base_size) > MAX_ARTIFACT_BYTES {
             return rule(format!("{size} bytes out of {base_size}"));
         }
-        let wanted = [
-            (HEADER_BYTES, 1),
-            (SEGMENT_ENTRY_BYTES, count),
-            (RUN_BYTES, runs),
-            (REFERENCE_BYTES, references),
-            (ID_BYTES, ids),
-            (DIGEST_BYTES, frames),
-        ];
-        let wanted = wanted
-            .map(|(each, count)| each as u64 * u64::from(count))
-            .iter()
-            .sum();
+        let wanted = HEADER_BYTES as u64 + counts.tables_bytes();
         if bytes.len() as u64 != wanted || wanted > MAX_HEAD_BYTES {
             return Err(length(wanted));
         }
-        let mut head = Self {
+        let (mut covered, mut frames_bytes) = (0, 0);
+        let mut rows = Rows::new(counts, tables, base_size);
+        for segment in &mut rows {
+            let segment = segment?;
+            covered += u64::from(segment.bytes);
+            frames_bytes += u64::from(segment.stored_bytes());
+        }
+        if covered != size {
+            return rule(format!("segments of {covered} bytes for {size}"));
+        }
+        rows.check_used_up()?;
+        let header = DeltaHeader {
             artifact,
             size,
             base,
             base_size,
             packing,
-            segments: Vec::with_capacity(count as usize),
         };
-        let mut left = body;
-        let mut table = |each: usize, count: u32| {
-            // The tables have just these lengths together.
-            let (table, behind) = left.split_at(each * count as usize);
-            left = behind;
-            Fields(table)
-        };
-        let mut entries = table(SEGMENT_ENTRY_BYTES, count);
-        let mut tables = Tables {
-            runs: table(RUN_BYTES, runs),
-            references: table(REFERENCE_BYTES, references),
-            ids: table(ID_BYTES, ids),
-            digests: table(DIGEST_BYTES, frames),
-        };
-        let mut covered = 0;
-        for _ in 0..count {
-            let segment = read_segment(&mut entries, &mut tables, base_size)?;
-            covered += u64::from(segment.bytes);
-            head.segments.push(segment);
-        }
-        if covered != size {
-            return rule(format!("segments of {covered} bytes for {size}"));
-        }
-        if !tables.are_used_up() {
-            return rule("there is more in its tables than its segments have".to_owned());
-        }
-        Ok(head)
+        Ok(Self {
+            header,
+            counts,
+            frames_bytes,
+            bytes,
+        })
     }
 
-    /// The stored form.
+    /// A head of these segments.
     ///
     /// # Errors
     /// What a reader would refuse.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, DeltaError> {
-        let [mut entries, mut runs, mut ranges, mut ids, mut digests] = [(); 5].map(|()| Vec::new());
-        for segment in &self.segments {
-            let whole;
-            let (stored_bytes, references, segment_runs) = match &segment.source {
-                Source::Copy { at } => {
-                    whole = [Reference::to(*at, segment.bytes)];
-                    (0, &whole[..], &[][..])
-                }
-                Source::Frame(frame) => {
-                    digests.extend_from_slice(frame.digest.as_bytes());
-                    (frame.stored_bytes, &frame.references[..], &frame.runs[..])
-                }
-            };
-            entries.extend_from_slice(&segment.id.0);
-            entries.extend_from_slice(&segment.bytes.to_le_bytes());
-            entries.extend_from_slice(&stored_bytes.to_le_bytes());
-            for count in [references.len(), segment_runs.len()] {
-                // More than fit are refused below, as are more than are allowed.
-                let count = u16::try_from(count).unwrap_or(u16::MAX);
-                entries.extend_from_slice(&count.to_le_bytes());
-            }
-            for run in segment_runs {
-                runs.extend_from_slice(&run.verbatim.to_le_bytes());
-                runs.extend_from_slice(&run.packed.to_le_bytes());
-            }
-            for range in references {
-                let mut word = (range.at & PLACE_MASK) | u64::from(range.bytes) << PLACE_BITS;
-                if let Some(id) = range.packed {
-                    word |= UNPACKED_BIT;
-                    ids.extend_from_slice(&id.0);
-                }
-                ranges.extend_from_slice(&word.to_le_bytes());
-            }
-        }
-        let (level, zstd_version) = match self.packing {
+    pub fn new(header: &DeltaHeader, segments: &[Segment]) -> Result<Self, DeltaError> {
+        let (counts, tables) = tables_of(segments);
+        let (level, zstd_version) = match header.packing {
             Some(packing) => (packing.level, packing.zstd_version),
             None => (0, 0),
         };
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
         bytes.extend_from_slice(&level.to_le_bytes());
-        for count in [
-            entries.len() / SEGMENT_ENTRY_BYTES,
-            runs.len() / RUN_BYTES,
-            ranges.len() / REFERENCE_BYTES,
-            ids.len() / ID_BYTES,
-            digests.len() / DIGEST_BYTES,
-        ] {
-            bytes.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
-        }
+        bytes.extend(counts.to_bytes());
         bytes.extend_from_slice(&zstd_version.to_le_bytes());
-        for size in [self.size, self.base_size] {
+        for size in [header.size, header.base_size] {
             bytes.extend_from_slice(&size.to_le_bytes());
         }
-        for digest in [self.artifact, self.base] {
+        for digest in [header.artifact, header.base] {
             bytes.extend_from_slice(digest.as_bytes());
         }
-        for table in [entries, runs, ranges, ids, digests] {
-            bytes.extend_from_slice(&table);
-        }
-        Self::parse(&bytes).map(|read| {
-            debug_assert_eq!(read, *self);
-            bytes
-        })
+        bytes.extend(tables.concat());
+        let head = Self::parse(bytes.into())?;
+        debug_assert!(head.header == *header && head.segments().eq(segments.iter().cloned()));
+        Ok(head)
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What is made, and out of what.
+    #[must_use]
+    pub const fn header(&self) -> &DeltaHeader {
+        &self.header
+    }
+
+    /// The segments in order.
+    pub fn segments(&self) -> impl Iterator<Item = Segment> {
+        let rows = Rows::new(self.counts, &self.bytes[HEADER_BYTES..], self.header.base_size);
+        // All were read before.
+        rows.map_while(Result::ok)
     }
 
     /// The bytes of all frames, which follow the head.
     #[must_use]
-    pub fn frames_bytes(&self) -> u64 {
-        let stored = self.segments.iter().map(|segment| match &segment.source {
-            Source::Copy { .. } => 0,
-            Source::Frame(frame) => u64::from(frame.stored_bytes),
-        });
-        stored.sum()
+    pub const fn frames_bytes(&self) -> u64 {
+        self.frames_bytes
     }
 
     /// That this makes the one artifact out of the other.
@@ -388,12 +390,13 @@ impl DeltaHead {
     /// # Errors
     /// It does not.
     pub fn check(&self, artifact: (&Digest, u64), base: (&Digest, u64)) -> Result<(), DeltaError> {
-        if (&self.artifact, self.size) == artifact && (&self.base, self.base_size) == base {
+        let header = &self.header;
+        if (&header.artifact, header.size) == artifact && (&header.base, header.base_size) == base {
             return Ok(());
         }
         Err(DeltaError::Other {
-            artifact: self.artifact,
-            base: self.base,
+            artifact: header.artifact,
+            base: header.base,
         })
     }
 
@@ -403,7 +406,7 @@ impl DeltaHead {
     /// Its zstd is another one.
     pub fn check_packing(&self) -> Result<(), DeltaError> {
         let found = zstd_safe::version_number();
-        match self.packing {
+        match self.header.packing {
             Some(packing) if packing.zstd_version != found => Err(DeltaError::OtherZstd {
                 wanted: packing.zstd_version,
                 found,
@@ -411,4 +414,73 @@ impl DeltaHead {
             _ => Ok(()),
         }
     }
+}
+
+/// Some segments of a head in a row, in tables of their own: for whoever does not keep all of them in memory.
+#[must_use]
+pub fn segments_to_bytes(segments: &[Segment]) -> Vec<u8> {
+    let (counts, tables) = tables_of(segments);
+    counts.to_bytes().chain(tables.concat()).collect()
+}
+
+/// What [`segments_to_bytes`] made, of a head with an old image of that many bytes.
+///
+/// # Errors
+/// It is something else.
+pub fn segments_from_bytes(bytes: &[u8], base_size: u64) -> Result<Vec<Segment>, DeltaError> {
+    let length = |wanted: u64| DeltaError::Length {
+        found: bytes.len() as u64,
+        wanted,
+    };
+    let (counts, tables) = bytes
+        .split_at_checked(Counts::BYTES)
+        .ok_or_else(|| length(Counts::BYTES as u64))?;
+    let counts = Counts::read(&mut Fields(counts));
+    let wanted = Counts::BYTES as u64 + counts.tables_bytes();
+    if bytes.len() as u64 != wanted {
+        return Err(length(wanted));
+    }
+    let mut rows = Rows::new(counts, tables, base_size);
+    let segments = (&mut rows).collect::<Result<_, _>>()?;
+    rows.check_used_up()?;
+    Ok(segments)
+}
+
+fn tables_of(segments: &[Segment]) -> (Counts, [Vec<u8>; 5]) {
+    let [mut entries, mut runs, mut ranges, mut ids, mut digests] = [(); 5].map(|()| Vec::new());
+    for segment in segments {
+        let whole;
+        let (references, segment_runs) = match &segment.source {
+            Source::Copy { at } => {
+                whole = [Reference::to(*at, segment.bytes)];
+                (&whole[..], &[][..])
+            }
+            Source::Frame(frame) => {
+                digests.extend_from_slice(frame.digest.as_bytes());
+                (&frame.references[..], &frame.runs[..])
+            }
+        };
+        entries.extend_from_slice(&segment.id.0);
+        entries.extend_from_slice(&segment.bytes.to_le_bytes());
+        entries.extend_from_slice(&segment.stored_bytes().to_le_bytes());
+        for count in [references.len(), segment_runs.len()] {
+            // More than fit are refused when they are read, as are more than are allowed.
+            let count = u16::try_from(count).unwrap_or(u16::MAX);
+            entries.extend_from_slice(&count.to_le_bytes());
+        }
+        for run in segment_runs {
+            runs.extend_from_slice(&run.verbatim.to_le_bytes());
+            runs.extend_from_slice(&run.packed.to_le_bytes());
+        }
+        for range in references {
+            let mut word = (range.at & PLACE_MASK) | u64::from(range.bytes) << PLACE_BITS;
+            if let Some(id) = range.packed {
+                word |= UNPACKED_BIT;
+                ids.extend_from_slice(&id.0);
+            }
+            ranges.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    let tables = [entries, runs, ranges, ids, digests];
+    (Counts::of(&tables), tables)
 }

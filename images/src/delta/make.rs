@@ -15,7 +15,7 @@ use std::thread;
 
 use super::SEGMENT_BYTES;
 use super::find::{Old, Piece, Tools, Wanted};
-use super::head::{DeltaHead, Packing, Segment, Source};
+use super::head::{DeltaHead, DeltaHeader, Packing, Segment, Source};
 use super::packed::{self, PackedFrame};
 use super::similar::{Anchoring, Anchors, gather};
 use super::view::{self, Stretch, View};
@@ -95,16 +95,16 @@ pub(crate) fn make(
     new.packed.retain(|frame| !old.has(&frame.id));
     let segments = segments(&old, &new, (effort.level, packing), (frames, progress))?;
     let packs = |segment: &Segment| matches!(&segment.source, Source::Frame(frame) if !frame.runs.is_empty());
-    let head = DeltaHead {
+    let header = DeltaHeader {
         artifact: to.artifact.digest,
         size: to.artifact.size,
         base: from.artifact.digest,
         base_size: from.artifact.size,
         packing: packing.filter(|_| segments.iter().any(packs)),
-        segments,
     };
+    let head = DeltaHead::new(&header, &segments);
     Ok(Made {
-        head,
+        head: head.map_err(|error| ReleaseError::Request(error.to_string()))?,
         packed_otherwise_bytes,
     })
 }

@@ -16,7 +16,10 @@ mod view;
 
 pub use document::{Delta, DeltaArtifact, MAX_DELTA_BYTES};
 pub use ground::Ground;
-pub use head::{DeltaError, DeltaHead, Packing, Reference, Run, Segment, SegmentFrame, SegmentId, Source};
+pub use head::{
+    DeltaError, DeltaHead, DeltaHeader, Packing, Reference, Run, Segment, SegmentFrame, SegmentId, Source,
+    segments_from_bytes, segments_to_bytes,
+};
 pub use make::{BEST_LEVEL, DEFAULT_LEVEL, Effort};
 pub use segment::{SegmentDecoder, SegmentError};
 

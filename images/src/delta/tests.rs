@@ -45,13 +45,48 @@ const PACKING: Packing = Packing {
     zstd_version: 10507,
 };
 
-fn head(sources: Vec<Source>) -> DeltaHead {
-    DeltaHead {
-        artifact: Digest::of(b"new"),
-        size: SIZE,
-        base: Digest::of(b"old"),
-        base_size: BASE_SIZE,
-        packing: None,
+/// What a head is made of, whether it is one or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
+    header: DeltaHeader,
+    segments: Vec<Segment>,
+}
+
+impl Parts {
+    fn packed_by(self, packing: Option<Packing>) -> Self {
+        let header = DeltaHeader {
+            packing,
+            ..self.header
+        };
+        Self { header, ..self }
+    }
+
+    fn head(&self) -> Result<DeltaHead, DeltaError> {
+        DeltaHead::new(&self.header, &self.segments)
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.head().unwrap().bytes().to_vec()
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Parts, DeltaError> {
+    let head = DeltaHead::parse(bytes.to_vec().into())?;
+    Ok(Parts {
+        header: *head.header(),
+        segments: head.segments().collect(),
+    })
+}
+
+fn parts(sources: Vec<Source>) -> Parts {
+    Parts {
+        header: DeltaHeader {
+            artifact: Digest::of(b"new"),
+            size: SIZE,
+            base: Digest::of(b"old"),
+            base_size: BASE_SIZE,
+            packing: None,
+        },
         segments: sources
             .into_iter()
             .enumerate()
@@ -64,8 +99,8 @@ fn head(sources: Vec<Source>) -> DeltaHead {
     }
 }
 
-fn example() -> DeltaHead {
-    head(vec![
+fn example() -> Parts {
+    parts(vec![
         Source::Copy { at: 4096 },
         frame(1000, &[(0, 100), (BASE_SIZE - 1, 1)]),
         frame(MAX_STORED_BYTES, &[]),
@@ -73,32 +108,26 @@ fn example() -> DeltaHead {
 }
 
 /// The example, of which the second segment is packed so.
-fn packing_example(runs: &[(u32, u32)]) -> DeltaHead {
-    let mut head = DeltaHead {
-        packing: Some(PACKING),
-        ..example()
-    };
+fn packing_example(runs: &[(u32, u32)]) -> Parts {
+    let mut head = example().packed_by(Some(PACKING));
     head.segments[1].source = packing_frame(runs);
     head
 }
 
 #[test]
 fn what_was_written_is_read() {
-    let bytes = example().to_bytes().unwrap();
-    let read = DeltaHead::parse(&bytes).unwrap();
-    assert_eq!(read, example());
+    assert_eq!(parse(&example().to_bytes()).unwrap(), example());
+    let read = example().head().unwrap();
     assert_eq!(read.frames_bytes(), 1000 + u64::from(MAX_STORED_BYTES));
     read.check_packing().unwrap();
-    let newer = DeltaHead {
-        packing: Some(Packing {
-            zstd_version: zstd::zstd_safe::version_number() + 1,
-            ..PACKING
-        }),
-        ..packing_example(&[(1, 5)])
-    };
-    assert!(matches!(newer.check_packing(), Err(DeltaError::OtherZstd { .. })));
+    let newer = packing_example(&[(1, 5)]).packed_by(Some(Packing {
+        zstd_version: zstd::zstd_safe::version_number() + 1,
+        ..PACKING
+    }));
+    let refused = newer.head().unwrap().check_packing();
+    assert!(matches!(refused, Err(DeltaError::OtherZstd { .. })));
     let packed = packing_example(&[(100, 2000), (0, 3000), (7, 0)]);
-    let read_packed = DeltaHead::parse(&packed.to_bytes().unwrap()).unwrap();
+    let read_packed = parse(&packed.to_bytes()).unwrap();
     assert_eq!(read_packed, packed);
     let Source::Frame(frame) = &read_packed.segments[1].source else {
         panic!("{read_packed:?}");
@@ -149,8 +178,8 @@ fn a_delta_that_points_outside_or_breaks_a_bound_is_refused() {
         ("a frame too long", with(1, frame(MAX_STORED_BYTES + 1, &[]))),
         // Stored as nothing it would be a copy of what is in no range.
         ("a frame of nothing", with(1, frame(0, &[]))),
-        ("a segment too few", head(vec![Source::Copy { at: 0 }; 2])),
-        ("a segment too many", head(vec![Source::Copy { at: 0 }; 4])),
+        ("a segment too few", parts(vec![Source::Copy { at: 0 }; 2])),
+        ("a segment too many", parts(vec![Source::Copy { at: 0 }; 4])),
         (
             "more content than a segment has",
             packing_example(&[(1, MAX_PACKED_BYTES); 4]),
@@ -172,28 +201,16 @@ fn a_delta_that_points_outside_or_breaks_a_bound_is_refused() {
         ("packing without runs", packing_example(&[])),
         (
             "a level that zstd has not",
-            DeltaHead {
-                packing: Some(Packing { level: 23, ..PACKING }),
-                ..packing_example(&[(1, 5)])
-            },
+            packing_example(&[(1, 5)]).packed_by(Some(Packing { level: 23, ..PACKING })),
         ),
         (
             "a level of no zstd",
-            DeltaHead {
-                packing: Some(Packing {
-                    zstd_version: 0,
-                    ..PACKING
-                }),
-                ..packing_example(&[(1, 5)])
-            },
+            packing_example(&[(1, 5)]).packed_by(Some(Packing {
+                zstd_version: 0,
+                ..PACKING
+            })),
         ),
-        (
-            "runs without packing",
-            DeltaHead {
-                packing: None,
-                ..packing_example(&[(1, 5)])
-            },
-        ),
+        ("runs without packing", packing_example(&[(1, 5)]).packed_by(None)),
         ("a copy of what is packed", {
             let mut head = packing_example(&[(1, 5)]);
             head.segments[1].source = Source::Frame(SegmentFrame {
@@ -218,43 +235,67 @@ fn a_delta_that_points_outside_or_breaks_a_bound_is_refused() {
             head
         }),
     ] {
-        let refused = broken.to_bytes();
+        let refused = broken.head();
         assert!(matches!(refused, Err(DeltaError::Rule(_))), "{what}: {refused:?}");
     }
     for size in [0, (64 << 30) + 1] {
-        let broken = DeltaHead { size, ..example() };
-        assert!(matches!(broken.to_bytes(), Err(DeltaError::Rule(_))), "{size}");
+        let mut broken = example();
+        broken.header.size = size;
+        assert!(matches!(broken.head(), Err(DeltaError::Rule(_))), "{size}");
     }
 }
 
 #[test]
 fn a_changed_head_is_refused_or_says_something_else() {
     let example = || packing_example(&[(100, 2000), (0, 3000), (7, 0)]);
-    let bytes = example().to_bytes().unwrap();
-    assert_eq!(DeltaHead::parse(b"DRYDOCKX"), Err(DeltaError::Magic));
+    let bytes = example().to_bytes();
+    assert_eq!(parse(b"DRYDOCKX"), Err(DeltaError::Magic));
     for length in 8..bytes.len() {
-        assert!(DeltaHead::parse(&bytes[..length]).is_err(), "{length}");
+        assert!(parse(&bytes[..length]).is_err(), "{length}");
     }
     let longer = [&bytes[..], b"x"].concat();
-    assert!(matches!(
-        DeltaHead::parse(&longer),
-        Err(DeltaError::Length { .. })
-    ));
+    assert!(matches!(parse(&longer), Err(DeltaError::Length { .. })));
     for at in 0..bytes.len() {
         for bit in [1, 0x80] {
             let mut changed = bytes.clone();
             changed[at] ^= bit;
-            if let Ok(read) = DeltaHead::parse(&changed) {
+            if let Ok(read) = parse(&changed) {
                 assert_ne!(read, example(), "byte {at}");
             }
         }
     }
     let mut newer = bytes;
     newer[8] = 3;
-    assert_eq!(
-        DeltaHead::parse(&newer),
-        Err(DeltaError::NewerFormat { found: 3 })
-    );
+    assert_eq!(parse(&newer), Err(DeltaError::NewerFormat { found: 3 }));
+}
+
+/// Segments that are kept elsewhere come back as they were, or not at all.
+#[test]
+fn segments_in_tables_of_their_own_are_read_as_they_were_or_refused() {
+    let all = packing_example(&[(100, 2000), (0, 3000), (7, 0)]).segments;
+    for kept in [&all[..], &all[1..2], &all[2..], &[]] {
+        let bytes = segments_to_bytes(kept);
+        assert_eq!(segments_from_bytes(&bytes, BASE_SIZE).as_deref(), Ok(kept));
+        let longer = [&bytes[..], b"x"].concat();
+        let shorter = &bytes[..bytes.len() - 1];
+        for other in [&longer, shorter, &bytes[..3]] {
+            let refused = segments_from_bytes(other, BASE_SIZE);
+            assert!(matches!(refused, Err(DeltaError::Length { .. })), "{refused:?}");
+        }
+    }
+    // One of the runs taken for a range, and the other way round: the length is right, and nothing else.
+    let bytes = segments_to_bytes(&all);
+    for (more, less) in [(4, 8), (8, 4)] {
+        let mut other = bytes.clone();
+        (other[more], other[less]) = (other[more] + 1, other[less] - 1);
+        let refused = segments_from_bytes(&other, BASE_SIZE);
+        assert!(matches!(refused, Err(DeltaError::Rule(_))), "{refused:?}");
+    }
+    // Of a shorter old image.
+    let short = 4096 + u64::from(SEGMENT_BYTES);
+    assert!(segments_from_bytes(&bytes, short).is_ok());
+    let refused = segments_from_bytes(&bytes, short - 1);
+    assert!(matches!(refused, Err(DeltaError::Rule(_))), "{refused:?}");
 }
 
 /// What stands in an old image as it is.

@@ -206,10 +206,7 @@ fn artifact_delta(
         head,
         packed_otherwise_bytes,
     } = make((&from, &to), effort, frames.path(), progress)?;
-    let head_bytes = head
-        .to_bytes()
-        .map_err(|error| ReleaseError::Request(error.to_string()))?;
-    let (head_size, frames_bytes) = (head_bytes.len() as u64, head.frames_bytes());
+    let (head_size, frames_bytes) = (head.bytes().len() as u64, head.frames_bytes());
     let mut held = Known::default();
     held.add(old, &base.name)?;
     let mut made = MadeArtifact {
@@ -217,7 +214,7 @@ fn artifact_delta(
         size: artifact.size,
         delta_bytes: head_size + frames_bytes,
         packed_again_bytes: packed_again_bytes(&head),
-        pack_level: head.packing.map(|packing| packing.level),
+        pack_level: head.header().packing.map(|packing| packing.level),
         packed_otherwise_bytes,
         chunks_bytes: held.chunks_bytes(new, artifact)?,
         kept: false,
@@ -226,10 +223,10 @@ fn artifact_delta(
         return Ok((made, None));
     }
     made.kept = true;
-    let digest = Digest::of(&head_bytes);
+    let digest = Digest::of(head.bytes());
     let file = temporary().map_err(&failed)?;
     let named = repo.path.join(layout::delta_path(&digest));
-    write(&head_bytes, frames.path(), file.as_file()).map_err(&failed)?;
+    write(head.bytes(), frames.path(), file.as_file()).map_err(&failed)?;
     file.persist(&named)
         .map_err(|error| ReleaseError::io("write", &named)(error.error))?;
     let described = DeltaArtifact {
@@ -246,12 +243,12 @@ fn artifact_delta(
 }
 
 fn packed_again_bytes(head: &DeltaHead) -> u64 {
-    let frames = head.segments.iter().filter_map(|segment| match &segment.source {
+    let frames = head.segments().filter_map(|segment| match segment.source {
         Source::Frame(frame) => Some(frame),
         Source::Copy { .. } => None,
     });
     frames
-        .flat_map(|frame| &frame.runs)
+        .flat_map(|frame| frame.runs)
         .map(|run| u64::from(run.packed))
         .sum()
 }

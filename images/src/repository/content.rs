@@ -116,7 +116,7 @@ impl Repository {
             .fetch_range_checked(&url, 0..of.head.size, check)
             .await;
         let bytes = fetched.map_err(|error| TrustError::fetching(&what, error))??;
-        let head = DeltaHead::parse(&bytes).and_then(|head| {
+        let head = DeltaHead::parse(bytes).and_then(|head| {
             let made = (&artifact.digest, artifact.size);
             head.check(made, (&of.base, of.base_size)).map(|()| head)
         });

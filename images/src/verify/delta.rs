@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{PARALLEL_RANGES, VerifiedDelta};
 use crate::chunk::FrameError;
-use crate::delta::{Delta, DeltaArtifact, DeltaHead, SegmentFrame, Source};
+use crate::delta::{Delta, DeltaArtifact, DeltaHead, Source};
 use crate::digest::Digest;
 use crate::manifest::{Artifact, Manifest};
 use crate::progress::Progress;
@@ -55,12 +55,12 @@ async fn verify_frames(
     let mut fetched = stream::iter(fetches).buffered(PARALLEL_RANGES);
     while let Some((stored, frames)) = fetched.try_next().await? {
         let mut left = &stored[..];
-        for frame in frames {
+        for (stored_bytes, digest) in frames {
             let (bytes, behind) = left
-                .split_at_checked(frame.stored_bytes as usize)
+                .split_at_checked(stored_bytes as usize)
                 .unwrap_or((left, &[]));
             let found = Digest::of(bytes);
-            if found != frame.digest {
+            if found != digest {
                 let what = repository.delta_of(artifact);
                 return Err(TrustError::frame(&what, &FrameError::Digest { found }));
             }
@@ -70,21 +70,25 @@ async fn verify_frames(
     Ok(())
 }
 
+/// The stored bytes of frames, and their digests.
+type Frames = Vec<(u32, Digest)>;
+
 /// Neighbouring frames that are fetched together, with the range that they take.
-fn together(head: &DeltaHead) -> Vec<(Range<u64>, Vec<&SegmentFrame>)> {
-    let mut groups: Vec<(Range<u64>, Vec<&SegmentFrame>)> = Vec::new();
+fn together(head: &DeltaHead) -> Vec<(Range<u64>, Frames)> {
+    let mut groups: Vec<(Range<u64>, Frames)> = Vec::new();
     let mut at = 0;
-    for segment in &head.segments {
-        let Source::Frame(frame) = &segment.source else {
+    for segment in head.segments() {
+        let Source::Frame(frame) = segment.source else {
             continue;
         };
         let end = at + u64::from(frame.stored_bytes);
+        let named = (frame.stored_bytes, frame.digest);
         match groups.last_mut() {
             Some((range, frames)) if end - range.start <= MAX_RANGE_BYTES => {
                 range.end = end;
-                frames.push(frame);
+                frames.push(named);
             }
-            _ => groups.push((at..end, vec![frame])),
+            _ => groups.push((at..end, vec![named])),
         }
         at = end;
     }

@@ -31,10 +31,10 @@ async fn applied(repository: &Repository, from: &Digest, to: &Digest, old: &[u8]
     let described = delta.artifact(&artifact.name).unwrap();
     let head = repository.delta_head(&artifact, described).await.unwrap();
     head.check_packing().unwrap();
-    let (mut decoder, mut ground) = (SegmentDecoder::new(head.packing), Ground::default());
+    let (mut decoder, mut ground) = (SegmentDecoder::new(head.header().packing), Ground::default());
     let (mut new, mut at) = (Vec::new(), 0);
     let range = |at: u64, bytes: u32| &old[usize::try_from(at).unwrap()..][..bytes as usize];
-    for segment in &head.segments {
+    for segment in head.segments() {
         match &segment.source {
             Source::Copy { at } => new.extend_from_slice(range(*at, segment.bytes)),
             Source::Frame(frame) => {
@@ -48,7 +48,7 @@ async fn applied(repository: &Repository, from: &Digest, to: &Digest, old: &[u8]
                     let old = range(reference.at, reference.bytes);
                     ground.add(reference, old).unwrap();
                 }
-                let made = decoder.decode(segment, frame, &stored, &mut ground).unwrap();
+                let made = decoder.decode(&segment, frame, &stored, &mut ground).unwrap();
                 new.extend_from_slice(made);
                 at = end;
             }
@@ -380,7 +380,8 @@ async fn a_delta_of_other_artifacts_is_refused() {
     }
     let path = fixture.repo().join("deltas").join(described.head.digest.hex());
     let mut bytes = std::fs::read(&path).unwrap();
-    assert!(DeltaHead::parse(&bytes[..usize::try_from(described.head.size).unwrap()]).is_ok());
+    let head = &bytes[..usize::try_from(described.head.size).unwrap()];
+    assert!(DeltaHead::parse(head.to_vec().into()).is_ok());
     bytes[20] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let error = repository.delta_head(&artifact, &described).await.unwrap_err();

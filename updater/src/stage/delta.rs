@@ -10,8 +10,7 @@ use std::thread;
 use bytes::Bytes;
 use drydock_images::chunk::{FrameError, Part};
 use drydock_images::delta::{
-    DeltaArtifact, DeltaHead, Ground, Reference, Segment, SegmentDecoder, SegmentError, SegmentFrame,
-    SegmentId, Source,
+    DeltaArtifact, Ground, Reference, Segment, SegmentDecoder, SegmentError, SegmentFrame, SegmentId, Source,
 };
 use drydock_images::{Artifact, Repository};
 use tokio::runtime::Handle;
@@ -23,15 +22,13 @@ use super::ahead::pieces;
 use super::drain::{Drain, Put};
 use super::plan::{Copies, Ranges};
 use super::seed::Seed;
+use super::segments::Segments;
 use super::supply::pass_on;
 use super::write::Counter;
 
 /// After so many frames in a row that do not stand in the target no more are looked for: a staging that was
 /// cut off left those from the first on.
 const MISSES_UNTIL_NONE: u32 = 4;
-
-/// The reader is told of so many segments at a time.
-const SEGMENTS_FORESEEN: usize = 32;
 
 const UNREADABLE: &str = "the running slot cannot be read";
 
@@ -41,7 +38,7 @@ pub(super) struct DeltaSupplier {
     pub repository: Repository,
     pub artifact: Artifact,
     pub described: DeltaArtifact,
-    pub head: Arc<DeltaHead>,
+    pub segments: Arc<Segments>,
 }
 
 /// Stored bytes of a delta's frames, from that place on.
@@ -57,28 +54,38 @@ pub(super) struct DeltaPlan {
 
 impl DeltaSupplier {
     /// Plans the artifact: looks at what stands in the target. Blocks.
-    pub(super) fn plan(&self, mut target: Seed) -> DeltaPlan {
-        let mut misses = 0;
-        let mut stands = Vec::with_capacity(self.head.segments.len());
-        let (mut ranges, mut stored_at) = (Ranges::default(), 0);
-        for (at, segment) in segments(&self.head) {
-            let Source::Frame(frame) = &segment.source else {
-                stands.push(false);
-                continue;
-            };
-            let found = (misses < MISSES_UNTIL_NONE).then(|| target.read(at, segment.bytes as usize));
-            // What cannot be read does not stand; it is written, and the read-back judges.
-            let right = matches!(found, Some(Ok(Some(found))) if SegmentId::of(found) == segment.id);
-            misses = if right { 0 } else { misses + 1 };
-            let end = stored_at + u64::from(frame.stored_bytes);
-            if !right {
-                ranges.push(Part::Front, stored_at..end);
+    ///
+    /// # Errors
+    /// See [`Segments::group`].
+    pub(super) fn plan(&self, mut target: Seed) -> Result<DeltaPlan, StageError> {
+        let (mut misses, mut stands) = (0, Vec::new());
+        let (mut ranges, mut at, mut stored_at) = (Ranges::default(), 0, 0);
+        for number in 0.. {
+            let group = self.segments.group(number)?;
+            if group.is_empty() {
+                break;
             }
-            stored_at = end;
-            stands.push(right);
+            for segment in group {
+                let begin = at;
+                at += u64::from(segment.bytes);
+                let Source::Frame(frame) = &segment.source else {
+                    stands.push(false);
+                    continue;
+                };
+                let found = (misses < MISSES_UNTIL_NONE).then(|| target.read(begin, segment.bytes as usize));
+                // What cannot be read does not stand; it is written, and the read-back judges.
+                let right = matches!(found, Some(Ok(Some(found))) if SegmentId::of(found) == segment.id);
+                misses = if right { 0 } else { misses + 1 };
+                let end = stored_at + u64::from(frame.stored_bytes);
+                if !right {
+                    ranges.push(Part::Front, stored_at..end);
+                }
+                stored_at = end;
+                stands.push(right);
+            }
         }
         let ranges = ranges.in_order().into_iter().map(|(_, range)| range).collect();
-        DeltaPlan { stands, ranges }
+        Ok(DeltaPlan { stands, ranges })
     }
 
     /// Sends what the plan says is fetched; ends when it is sent, or when nobody wants it any more.
@@ -122,16 +129,6 @@ pub(super) enum Fit {
     Not(String),
 }
 
-/// The segments, and where each begins.
-fn segments(head: &DeltaHead) -> impl Iterator<Item = (u64, &Segment)> {
-    let mut at = 0;
-    head.segments.iter().map(move |segment| {
-        let begin = at;
-        at += u64::from(segment.bytes);
-        (begin, segment)
-    })
-}
-
 /// The bytes of the running slot that a reference is to, in pieces that fit a buffer; what is packed is read at
 /// once.
 fn wanted(reference: &Reference) -> Vec<Range<u64>> {
@@ -158,8 +155,9 @@ pub(super) struct DeltaAssembly<'a> {
     decoder: SegmentDecoder,
     /// What a segment is made out of.
     ground: Ground,
-    /// The segments before this one were told to the reader.
-    foreseen: usize,
+    /// The next group of segments, and the number of its first one.
+    next_group: usize,
+    next_segment: usize,
 }
 
 impl<'a> DeltaAssembly<'a> {
@@ -179,9 +177,10 @@ impl<'a> DeltaAssembly<'a> {
             counter,
             cancel,
             stored: (0, Bytes::new()),
-            decoder: SegmentDecoder::new(of.head.packing),
+            decoder: SegmentDecoder::new(of.segments.header().packing),
             ground: Ground::default(),
-            foreseen: 0,
+            next_group: 0,
+            next_segment: 0,
         }
     }
 
@@ -196,14 +195,11 @@ impl<'a> DeltaAssembly<'a> {
         })
     }
 
-    /// Tells the reader what the segments behind this one are made out of, some at a time.
-    fn foresee(&mut self, place: usize) {
-        if place + SEGMENTS_FORESEEN / 2 < self.foreseen {
-            return;
-        }
+    /// The next segments, of which the reader is told what they are made out of; none behind the last.
+    fn foresee(&mut self) -> Result<Vec<Segment>, StageError> {
+        let group = self.of.segments.group(self.next_group)?;
         let mut copies = Copies::default();
-        let next = segments(&self.of.head).enumerate().skip(self.foreseen);
-        for (place, (_, segment)) in next.take(SEGMENTS_FORESEEN) {
+        for (place, segment) in (self.next_segment..).zip(&group) {
             let copied;
             let references = match &segment.source {
                 _ if self.plan.stands[place] => continue,
@@ -216,37 +212,50 @@ impl<'a> DeltaAssembly<'a> {
             let pieces = references.iter().flat_map(wanted);
             pieces.for_each(|piece| copies.push(piece));
         }
-        self.foreseen += SEGMENTS_FORESEEN;
+        self.next_group += 1;
+        self.next_segment += group.len();
         self.running.foresee(copies.in_order());
+        Ok(group)
     }
 
     fn put_all(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
-        let (of, mut stored_at) = (self.of, 0);
-        for (place, (at, segment)) in segments(&of.head).enumerate() {
-            if self.cancel.is_cancelled() {
-                return Err(StageError::Cancelled);
-            }
-            self.foresee(place);
-            let fit = match &segment.source {
-                Source::Copy { at } => self.copy(*at, segment, drain)?,
-                Source::Frame(frame) => {
-                    let begin = stored_at;
-                    stored_at += u64::from(frame.stored_bytes);
-                    if self.plan.stands[place] {
-                        self.put_standing(at, segment, drain)?
-                    } else {
-                        match self.read_ground(&frame.references) {
-                            Fit::Whole => self.frame(begin, segment, frame, drain)?,
-                            unfit @ Fit::Not(_) => unfit,
-                        }
-                    }
+        let (mut at, mut stored_at, mut place) = (0, 0, 0);
+        let mut group = self.foresee()?;
+        while !group.is_empty() {
+            // The reader is always told of a group before the one in front of it is put.
+            let next = self.foresee()?;
+            for segment in &group {
+                if self.cancel.is_cancelled() {
+                    return Err(StageError::Cancelled);
                 }
-            };
-            if fit != Fit::Whole {
-                return Ok(fit);
+                let fit = self.put((place, at, stored_at), segment, drain)?;
+                if fit != Fit::Whole {
+                    return Ok(fit);
+                }
+                place += 1;
+                at += u64::from(segment.bytes);
+                stored_at += u64::from(segment.stored_bytes());
             }
+            group = next;
         }
         Ok(Fit::Whole)
+    }
+
+    /// Puts the segment with that number, which is at `at` of the image and has its frame at `stored_at`.
+    fn put(
+        &mut self,
+        (place, at, stored_at): (usize, u64, u64),
+        segment: &Segment,
+        drain: &mut Drain,
+    ) -> Result<Fit, StageError> {
+        match &segment.source {
+            Source::Copy { at } => self.copy(*at, segment, drain),
+            Source::Frame(_) if self.plan.stands[place] => self.put_standing(at, segment, drain),
+            Source::Frame(frame) => match self.read_ground(&frame.references) {
+                Fit::Whole => self.frame(stored_at, segment, frame, drain),
+                unfit @ Fit::Not(_) => Ok(unfit),
+            },
+        }
     }
 
     fn copy(&mut self, at: u64, segment: &Segment, drain: &mut Drain) -> Result<Fit, StageError> {

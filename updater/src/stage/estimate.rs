@@ -51,7 +51,7 @@ pub async fn estimate(
                 let running = running.clone();
                 let ranges = blocking(move || {
                     let nothing_stands = running.seed(&supplier.artifact.name)?.0.empty();
-                    Ok(supplier.plan(nothing_stands).ranges)
+                    Ok(supplier.plan(nothing_stands)?.ranges)
                 });
                 let ranges = ranges.await?;
                 estimate.requests += ranges.len() as u64;

@@ -1,16 +1,13 @@
 //! The pages of an artifact as its index names them, read some at a time: an index grows with its image, and
-//! memory must not. They wait in a file of the state partition; what is read of it is compared with what was
-//! written.
-
-use std::io;
-use std::ops::Range;
+//! memory must not.
 
 use drydock_images::chunk::{Cuts, ListId, PageRef, Part};
 use drydock_images::{ChunkIndex, Digest};
 
-use crate::state::{Scratch, StateDir, StateError};
+use super::groups::Groups;
+use crate::state::{StateDir, StateError};
 
-/// A page in the file: list, digest, five numbers of 32 bits, the part, four numbers of 64 bits.
+/// A page in its group: list, digest, five numbers of 32 bits, the part, four numbers of 64 bits.
 const ENTRY_BYTES: usize = 16 + 32 + 5 * 4 + 4 + 4 * 8;
 /// Pages that are read and compared together.
 const GROUP_PAGES: usize = 64;
@@ -22,39 +19,18 @@ pub(super) struct Pages {
     window_bytes: u32,
     cuts: Cuts,
     count: usize,
-    content: Content,
-}
-
-#[derive(Debug)]
-enum Content {
-    Memory(Vec<PageRef>),
-    File(Groups),
-}
-
-/// Pages in a file, in groups of [`GROUP_PAGES`].
-#[derive(Debug)]
-struct Groups {
-    file: Scratch,
-    /// Of what each group is in the file.
-    digests: Vec<Digest>,
+    groups: Groups,
 }
 
 impl Pages {
-    /// Those of an index; in memory only where there is no room for them in the state folder, or none to be
-    /// used. Blocks.
+    /// Those of an index, kept in the state folder if there is one that has room. Blocks.
     pub(super) fn of(index: &ChunkIndex, state: Option<&StateDir>) -> Self {
-        let in_file = state.and_then(|state| {
-            let groups = Scratch::make(state).and_then(|file| Groups::write(index.pages(), file));
-            groups
-                .inspect_err(|error| tracing::warn!(%error, "the list of pages stays in memory"))
-                .ok()
-        });
         Self {
             size: index.size(),
             window_bytes: index.window_bytes(),
             cuts: index.cuts(),
             count: index.pages().len(),
-            content: in_file.map_or_else(|| Content::Memory(index.pages().to_vec()), Content::File),
+            groups: Groups::keep("the list of pages", || groups_of(index.pages()), state),
         }
     }
 
@@ -81,46 +57,19 @@ impl Pages {
     /// The pages from the `from`th on, some of them; none behind the last. Blocks.
     ///
     /// # Errors
-    /// The file cannot be read, or is not what was written.
+    /// See [`Groups::get`].
     pub(super) fn some(&self, from: usize) -> Result<Vec<PageRef>, StateError> {
-        let group = from / GROUP_PAGES;
-        let of_group = group * GROUP_PAGES..self.count.min((group + 1) * GROUP_PAGES);
-        if from >= of_group.end {
+        let Some(group) = self.groups.get(from / GROUP_PAGES)? else {
             return Ok(Vec::new());
-        }
-        match &self.content {
-            Content::Memory(pages) => Ok(pages[from..of_group.end].to_vec()),
-            Content::File(groups) => {
-                let inside = from - of_group.start;
-                let mut pages = groups.read(group, of_group)?;
-                pages.drain(..inside);
-                Ok(pages)
-            }
-        }
+        };
+        let entries = group.as_chunks::<ENTRY_BYTES>().0.iter();
+        Ok(entries.skip(from % GROUP_PAGES).map(page).collect())
     }
 }
 
-impl Groups {
-    fn write(pages: &[PageRef], mut file: Scratch) -> Result<Self, StateError> {
-        let mut digests = Vec::with_capacity(pages.len().div_ceil(GROUP_PAGES));
-        for group in pages.chunks(GROUP_PAGES) {
-            let entries: Vec<u8> = group.iter().flat_map(entry).collect();
-            digests.push(Digest::of(&entries));
-            file.append(&entries)?;
-        }
-        Ok(Self { file, digests })
-    }
-
-    fn read(&self, group: usize, pages: Range<usize>) -> Result<Vec<PageRef>, StateError> {
-        let mut entries = vec![0; pages.len() * ENTRY_BYTES];
-        self.file
-            .read_at(&mut entries, (pages.start * ENTRY_BYTES) as u64)?;
-        if Digest::of(&entries) != self.digests[group] {
-            let differs = io::Error::other("it is not what was written");
-            return Err(self.file.unreadable(differs));
-        }
-        Ok(entries.as_chunks::<ENTRY_BYTES>().0.iter().map(page).collect())
-    }
+fn groups_of(pages: &[PageRef]) -> impl Iterator<Item = Vec<u8>> {
+    let groups = pages.chunks(GROUP_PAGES);
+    groups.map(|group| group.iter().flat_map(entry).collect())
 }
 
 fn entry(page: &PageRef) -> [u8; ENTRY_BYTES] {
@@ -177,12 +126,9 @@ fn page(entry: &[u8; ENTRY_BYTES]) -> PageRef {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use std::sync::Arc;
-
     use drydock_images::chunk::{ChunkList, IndexBuilder, Page};
 
     use super::*;
-    use crate::disk::gate::OpenGate;
 
     fn some_page(number: u32) -> PageRef {
         let long = u64::from(number) << 33;
@@ -201,52 +147,25 @@ mod tests {
     }
 
     #[test]
-    fn pages_come_back_from_the_file_as_they_were_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path(), Arc::new(OpenGate)).unwrap();
+    fn some_pages_at_a_time_are_all_pages() {
         let all: Vec<PageRef> = (0..200).map(some_page).collect();
-        let in_file = |damage: &dyn Fn(&mut Scratch, &[u8])| {
-            let mut groups = Groups::write(&all, Scratch::make(&state).unwrap()).unwrap();
-            let entries: Vec<u8> = all.iter().flat_map(entry).collect();
-            damage(&mut groups.file, &entries);
-            Pages {
-                size: 1,
-                window_bytes: 1,
-                cuts: Cuts::for_image(1, &[]),
-                count: all.len(),
-                content: Content::File(groups),
-            }
+        let pages = Pages {
+            size: 1,
+            window_bytes: 1,
+            cuts: Cuts::for_image(1, &[]),
+            count: all.len(),
+            groups: Groups::keep("it", || groups_of(&all), None),
         };
-        let pages = in_file(&|_, _| {});
         for from in [0, 1, 63, 64, 130, 199] {
             let some = pages.some(from).unwrap();
             assert!(!some.is_empty());
             assert_eq!(some, all[from..from + some.len()]);
         }
         assert!(pages.some(200).unwrap().is_empty());
-        // It has no name, so nothing is left behind.
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-
-        let damaged = in_file(&|file, entries| {
-            let mut other = Scratch::make(&state).unwrap();
-            let mut entries = entries[..199 * ENTRY_BYTES].to_vec();
-            entries[70 * ENTRY_BYTES] ^= 1;
-            other.append(&entries).unwrap();
-            *file = other;
-        });
-        assert!(damaged.some(0).is_ok() && damaged.some(128).is_ok());
-        assert!(damaged.some(64).is_err());
-        assert!(damaged.some(192).is_err());
     }
 
     #[test]
-    fn where_there_is_no_file_pages_are_in_memory() {
-        let folder = tempfile::tempdir().unwrap();
-        let [there, gone] = ["there", "gone"].map(|name| {
-            let path = folder.path().join(name);
-            StateDir::open(&path, Arc::new(OpenGate)).unwrap()
-        });
-        std::fs::remove_dir(gone.path()).unwrap();
+    fn pages_are_those_of_the_index() {
         let zeros = vec![0; 1 << 20];
         let cuts = Cuts::for_image(zeros.len() as u64, &[]);
         let page = Page::new(ChunkList::of(&zeros, cuts), Vec::new()).unwrap();
@@ -254,12 +173,9 @@ mod tests {
         builder.push(&page, &page.to_bytes(), Part::Front).unwrap();
         let index = builder.finish(&Digest::of(&zeros), 1 << 17, cuts).unwrap();
         let index = ChunkIndex::parse(&index).unwrap();
-        for (state, in_file) in [(Some(&there), true), (Some(&gone), false), (None, false)] {
-            let pages = Pages::of(&index, state);
-            assert_eq!(matches!(pages.content, Content::File(_)), in_file);
-            assert_eq!(pages.some(0).unwrap(), index.pages());
-            assert_eq!((pages.size(), pages.count()), (index.size(), 1));
-            assert_eq!(pages.window_bytes(), 1 << 17);
-        }
+        let pages = Pages::of(&index, None);
+        assert_eq!(pages.some(0).unwrap(), index.pages());
+        assert_eq!((pages.size(), pages.count()), (index.size(), 1));
+        assert_eq!(pages.window_bytes(), 1 << 17);
     }
 }

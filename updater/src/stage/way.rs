@@ -10,6 +10,7 @@ use super::StageError;
 use super::delta::DeltaSupplier;
 use super::pages::Pages;
 use super::running::Running;
+use super::segments::Segments;
 use super::write::blocking;
 use crate::state::StateDir;
 
@@ -33,8 +34,8 @@ impl Asked {
     }
 }
 
-/// The way of each artifact of a release, for a node that has `running` to copy from. Lists of pages are kept
-/// in `state`, or in memory.
+/// The way of each artifact of a release, for a node that has `running` to copy from. Lists of pages and of
+/// segments are kept in `state`, or in memory.
 ///
 /// # Errors
 /// Indexes that cannot be fetched. A delta that cannot be had is only told of: chunks do without.
@@ -52,7 +53,7 @@ pub(super) async fn ways(
     let mut ways = Vec::new();
     for artifact in &manifest.artifacts {
         let supplier = match &delta {
-            Some(delta) => delta_of(repository, artifact, delta, &mut asked).await,
+            Some(delta) => delta_of(repository, artifact, delta, state, &mut asked).await?,
             None => None,
         };
         let way = match supplier {
@@ -116,9 +117,12 @@ async fn delta_of(
     repository: &Repository,
     artifact: &Artifact,
     delta: &Delta,
+    state: Option<&StateDir>,
     asked: &mut Asked,
-) -> Option<DeltaSupplier> {
-    let described = delta.artifact(&artifact.name)?;
+) -> Result<Option<DeltaSupplier>, StageError> {
+    let Some(described) = delta.artifact(&artifact.name) else {
+        return Ok(None);
+    };
     asked.add(described.head.size);
     let head = match repository.delta_head(artifact, described).await {
         Ok(head) => head
@@ -127,16 +131,18 @@ async fn delta_of(
             .map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    match head {
-        Ok(head) => Some(DeltaSupplier {
-            repository: repository.clone(),
-            artifact: artifact.clone(),
-            described: described.clone(),
-            head: Arc::new(head),
-        }),
+    let head = match head {
+        Ok(head) => head,
         Err(error) => {
             tracing::warn!(artifact = %artifact.name, error, "the delta for this artifact is not used");
-            None
+            return Ok(None);
         }
-    }
+    };
+    let state = state.cloned();
+    Ok(Some(DeltaSupplier {
+        repository: repository.clone(),
+        artifact: artifact.clone(),
+        described: described.clone(),
+        segments: blocking(move || Ok(Arc::new(Segments::of(&head, state.as_ref())))).await?,
+    }))
 }

@@ -268,9 +268,9 @@ async fn write_by_delta(
     supplier: DeltaSupplier,
 ) -> Result<Fit, StageError> {
     let name = supplier.artifact.name.as_str().to_owned();
-    let standing = Seed::new(writer.reader(&name)?.clone(), supplier.head.size);
+    let standing = Seed::new(writer.reader(&name)?.clone(), supplier.segments.header().size);
     let planned = supplier.clone();
-    let mut plan = blocking(move || Ok(planned.plan(standing))).await?;
+    let mut plan = blocking(move || planned.plan(standing)).await?;
     let ranges = std::mem::take(&mut plan.ranges);
     let (to, supply) = mpsc::channel(SUPPLY_AHEAD);
     let (working, into, of, runtime) = (work.clone(), writer.clone(), supplier.clone(), Handle::current());
@@ -427,7 +427,7 @@ impl Work {
         let name = of.artifact.name.as_str();
         let target = self.target(writer, name);
         let (running, _) = self.running.seed(&of.artifact.name)?;
-        let standing = Seed::new(writer.reader(name)?.clone(), of.head.size);
+        let standing = Seed::new(writer.reader(name)?.clone(), of.segments.header().size);
         let told = (&*self.counter, &self.cancel);
         let assembly = DeltaAssembly::new((of, plan), (running, standing), (runtime, supply), told);
         let mut fit = Fit::Whole;

@@ -1,8 +1,8 @@
 //! The tables of a head, read entry by entry.
 
 use super::{
-    DeltaError, PLACE_BITS, PLACE_MASK, REFERENCE_BYTES, RUN_BYTES, Reference, Run, Segment, SegmentFrame,
-    SegmentId, Source, UNPACKED_BIT, rule,
+    Counts, DeltaError, ENTRY_BYTES, PLACE_BITS, PLACE_MASK, REFERENCE_BYTES, RUN_BYTES, Reference, Run,
+    Segment, SegmentFrame, SegmentId, Source, UNPACKED_BIT, rule,
 };
 use crate::delta::{
     MAX_PACKED_BYTES, MAX_REFERENCE_BYTES, MAX_REFERENCES, MAX_RUNS, MAX_STORED_BYTES, SEGMENT_BYTES,
@@ -38,20 +38,68 @@ impl Fields<'_> {
     }
 }
 
+/// The segments of some tables, one after another.
+pub(super) struct Rows<'a> {
+    /// How many are left.
+    left: u32,
+    entries: Fields<'a>,
+    tables: Tables<'a>,
+    base_size: u64,
+}
+
+impl<'a> Rows<'a> {
+    /// The tables have just the lengths that these counts say.
+    pub fn new(counts: Counts, bytes: &'a [u8], base_size: u64) -> Self {
+        let mut behind = bytes;
+        let mut sizes = counts.0.into_iter().zip(ENTRY_BYTES);
+        let [entries, runs, references, ids, digests] = [(); 5].map(|()| {
+            let bytes = sizes.next().map_or(0, |(count, each)| each * count as usize);
+            let (table, others) = behind.split_at_checked(bytes).unwrap_or((behind, &[]));
+            behind = others;
+            Fields(table)
+        });
+        Self {
+            left: counts.0[0],
+            entries,
+            tables: Tables {
+                runs,
+                references,
+                ids,
+                digests,
+            },
+            base_size,
+        }
+    }
+
+    /// That the tables have no more than the segments that were read.
+    pub fn check_used_up(&self) -> Result<(), DeltaError> {
+        let of = &self.tables;
+        let tables = [&of.runs, &of.references, &of.ids, &of.digests];
+        if tables.iter().all(|table| table.0.is_empty()) {
+            return Ok(());
+        }
+        rule("there is more in its tables than its segments have".to_owned())
+    }
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<Segment, DeltaError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some(read_segment(&mut self.entries, &mut self.tables, self.base_size))
+    }
+}
+
 /// What segments take from, each in its order.
-pub(super) struct Tables<'a> {
-    pub runs: Fields<'a>,
-    pub references: Fields<'a>,
-    pub ids: Fields<'a>,
-    pub digests: Fields<'a>,
+struct Tables<'a> {
+    runs: Fields<'a>,
+    references: Fields<'a>,
+    ids: Fields<'a>,
+    digests: Fields<'a>,
 }
 
 impl Tables<'_> {
-    pub fn are_used_up(&self) -> bool {
-        let tables = [&self.runs, &self.references, &self.ids, &self.digests];
-        tables.iter().all(|table| table.0.is_empty())
-    }
-
     fn run(&mut self) -> Run {
         Run {
             verbatim: self.runs.u32(),
@@ -75,7 +123,7 @@ impl Tables<'_> {
     }
 }
 
-pub(super) fn read_segment(
+fn read_segment(
     entries: &mut Fields<'_>,
     tables: &mut Tables<'_>,
     base_size: u64,
