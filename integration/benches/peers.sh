@@ -368,7 +368,7 @@ table() {
   for system in "${systems[@]}"; do
     printf '\n%s: base %s, hotfix %s, patch %s bytes\n\n' "$system" \
       "$(stat -c %s "$images/base.$system")" "$(stat -c %s "$images/hotfix.$system")" "$(stat -c %s "$images/patch.$system")"
-    echo '| peer | from base to | on the wire, bytes | requests | time | least to most | against dd | CPU | peak memory |'
+    echo '| peer | from base to | on the wire, bytes | requests | time | least to most | against dd | CPU | peak memory, most |'
     echo '|---|---|---|---|---|---|---|---|---|'
     dd=$(column "$system" dd patch 4 | middle)
     for peer in "${peers[@]}"; do
@@ -378,7 +378,7 @@ table() {
         [ -n "$wall" ] || continue
         echo "$peer $release $(column "$system" "$peer" "$release" 7 | middle) $(column "$system" "$peer" "$release" 8 | middle)" \
           "$wall $(column "$system" "$peer" "$release" 4 | sed -n '1p;$p' | tr '\n' ' ') $dd" \
-          "$(column "$system" "$peer" "$release" 5 | middle) $(column "$system" "$peer" "$release" 6 | middle)" |
+          "$(column "$system" "$peer" "$release" 5 | middle) $(column "$system" "$peer" "$release" 6 | sed -n '$p')" |
           awk '{ printf "| %s | %s | %s | %s | %.2f s | %.2f to %.2f s | %.2f | %.2f s | %.1f MiB |\n",
             $1, $2, $3, $4, $5, $6, NF == 10 ? $7 : $6, $5 / $(NF - 2), $(NF - 1), $NF / 1024 }'
       done
