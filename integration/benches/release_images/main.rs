@@ -19,6 +19,7 @@ use drydock_integration::cluster::FileServer;
 use tokio::signal::unix::{SignalKind, signal};
 
 use disk::{LoopDisk, Slot};
+use large::Content;
 use measure::{Bench, Run};
 use releases::{Images, PAIRS, PLAIN, Release, Releases};
 use sheet::Sheet;
@@ -32,8 +33,9 @@ struct Options {
     /// Which of them: ext4, squashfs, erofs or lz4.erofs.
     #[arg(long, required_unless_present = "image_gib")]
     file_system: Option<String>,
-    /// Measures memory with made-up images of so many GiB instead; the disk takes twice that.
-    #[arg(long, conflicts_with = "file_system", value_parser = clap::value_parser!(u64).range(1..=64))]
+    /// Measures memory with images of so many GiB instead: base and patch of that file system again and again,
+    /// or made up where none is named. The disk takes twice that, and the releases what they take.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
     image_gib: Option<u64>,
     /// Of these no delta is made, which would take twice as much again.
     #[arg(long, requires = "image_gib")]
@@ -69,7 +71,13 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         .tempdir_in(&options.images)
         .with_context(|| format!("making a folder in {}", options.images.display()))?;
     if let Some(gib) = options.image_gib {
-        return large::run(folder.path(), gib, !options.without_delta).await;
+        let content = match &options.file_system {
+            Some(kind) => {
+                Content::Of(["base", "patch"].map(|name| Images::of(&options.images, kind, name).root))
+            }
+            None => Content::MadeUp,
+        };
+        return large::run(folder.path(), &content, gib, !options.without_delta).await;
     }
     let file_system = options.file_system.as_deref().unwrap_or_default();
     let named =
