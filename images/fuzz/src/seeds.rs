@@ -10,8 +10,8 @@ use drydock_images::build::{ArtifactSource, BuildRequest, build};
 use drydock_images::channel::Document;
 use drydock_images::chunk::{Chunk, ChunkId, ChunkIndex, ChunkList, Frame, Page, encode_frame};
 use drydock_images::delta::{
-    Delta, DeltaArtifact, DeltaHead, DeltaHeader, Packing, Reference, Run, SEGMENT_BYTES, Segment, SegmentFrame,
-    SegmentId, Source, segments_to_bytes,
+    Delta, DeltaArtifact, DeltaHead, DeltaHeader, Packing, Reference, Run, SEGMENT_BYTES, Segment,
+    SegmentFrame, SegmentId, Source, segments_to_bytes,
 };
 use drydock_images::layout::{self, TargetKind};
 use drydock_images::manifest::IndexRef;
