@@ -179,9 +179,13 @@ fn read(reader: &PartitionReader, place: Range<u64>, mut memory: AlignedBuf) -> 
 
 /// The pieces of these bytes, in order.
 pub(super) fn pieces(of: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let step = PIECE_BYTES as u64;
+    pieces_of(of, PIECE_BYTES)
+}
+
+/// The same, each of so many bytes but for the last.
+pub(super) fn pieces_of(of: Range<u64>, bytes: usize) -> impl Iterator<Item = Range<u64>> {
     let end = of.end;
     (of.start..end)
-        .step_by(PIECE_BYTES)
-        .map(move |at| at..end.min(at + step))
+        .step_by(bytes)
+        .map(move |at| at..end.min(at + bytes as u64))
 }

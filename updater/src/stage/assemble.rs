@@ -18,7 +18,7 @@ use super::StageError;
 use super::drain::{Drain, Put};
 use super::held::{Held, HeldBuilder, Keeping};
 use super::pages::Pages;
-use super::plan::{PagePlan, Source, chunks_of};
+use super::plan::{PagePlan, Source, chunks_of, copied};
 use super::seed::Seed;
 use super::write::Counter;
 
@@ -159,8 +159,19 @@ impl<'a> Assembly<'a> {
     /// Copies all of a page from the running slot, if it is there: the list that the copy itself is cut
     /// into must be the page's.
     fn copy(&mut self, named: &PageRef, from: u64, drain: &mut Drain) -> Result<bool, StageError> {
-        // A running slot that cannot be read only means that more is fetched.
-        let Ok(Some(bytes)) = self.running.read(from, named.image_bytes as usize) else {
+        let pieces: Vec<_> = copied(from, named).collect();
+        let bytes = if let [whole] = pieces.as_slice() {
+            read(&mut self.running, whole)
+        } else {
+            self.piece.clear();
+            self.piece.reserve_exact(named.image_bytes as usize);
+            let put_together = pieces.iter().try_for_each(|piece| {
+                self.piece.extend_from_slice(read(&mut self.running, piece)?);
+                Some(())
+            });
+            put_together.map(|()| self.piece.as_slice())
+        };
+        let Some(bytes) = bytes else {
             return Ok(false);
         };
         let list = ChunkList::of(bytes, self.pages.cuts());
@@ -293,6 +304,12 @@ impl<'a> Assembly<'a> {
             }
         }
     }
+}
+
+/// A running slot that cannot be read only means that more is fetched.
+fn read<'a>(running: &'a mut Seed, place: &Range<u64>) -> Option<&'a [u8]> {
+    let len = usize::try_from(place.end - place.start).ok()?;
+    running.read(place.start, len).ok()?
 }
 
 fn ended_early() -> StageError {

@@ -6,11 +6,15 @@ use std::ops::Range;
 use drydock_images::MAX_RANGE_BYTES;
 use drydock_images::chunk::{Chunk, Frame, Page, PageRef, Part};
 
-use super::ahead::PIECE_BYTES;
+use super::ahead::{PIECE_BYTES, pieces_of};
 use super::held::Held;
 
 /// Bytes that nobody needs are fetched too where that saves a request.
 const GAP_BYTES: u64 = 32 * 1024;
+/// A page of which more has to be in memory to know it by its list is fetched, and copied chunk by chunk.
+pub(super) const MAX_COPIED_BYTES: u32 = 2 << 20;
+/// A page that is copied is read in one up to here, since what is read in pieces has to be put together.
+const READ_IN_ONE_BYTES: usize = 512 << 10;
 
 /// Where a page comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,17 @@ pub(super) enum Source {
     Target,
     /// Fetched.
     Fetch,
+}
+
+/// The pieces in which a page is read that is copied from that place.
+pub(super) fn copied(from: u64, named: &PageRef) -> impl Iterator<Item = Range<u64>> {
+    let bytes = u64::from(named.image_bytes);
+    let step = if bytes <= READ_IN_ONE_BYTES as u64 {
+        READ_IN_ONE_BYTES
+    } else {
+        PIECE_BYTES
+    };
+    pieces_of(from..from + bytes, step)
 }
 
 /// The chunks of a frame.
@@ -77,7 +92,7 @@ impl Copies {
     /// What a page takes from there.
     pub(super) fn push_page(&mut self, named: &PageRef, plan: &PagePlan, held: &Held) {
         match plan {
-            PagePlan::Copy { from } => self.push(*from..*from + u64::from(named.image_bytes)),
+            PagePlan::Copy { from } => copied(*from, named).for_each(|piece| self.push(piece)),
             PagePlan::Pieces { page, frames } => {
                 let sources = page.frames().iter().zip(frames);
                 for (frame, _) in sources.filter(|(_, source)| **source == Source::Running) {

@@ -16,7 +16,7 @@ use super::StageError;
 use super::assemble::Supply;
 use super::held::Held;
 use super::pages::Pages;
-use super::plan::{Copies, PagePlan, Ranges, plan_page};
+use super::plan::{Copies, MAX_COPIED_BYTES, PagePlan, Ranges, plan_page};
 use super::seed::Seed;
 use super::write::{Counter, blocking};
 
@@ -60,7 +60,7 @@ pub(super) struct Batch {
     pub page_bytes: u64,
 }
 
-/// A page, and where the running slot has all that it lists.
+/// A page, and where the running slot has all that it lists, if that fits memory.
 type Looked = (PageRef, Option<u64>);
 
 /// Where an artifact is fetched from and what is there already.
@@ -116,7 +116,8 @@ impl Supplier {
                 break;
             }
             for named in some {
-                let held = self.held.list(&named.list);
+                let is_short = named.image_bytes <= MAX_COPIED_BYTES;
+                let held = is_short.then(|| self.held.list(&named.list)).flatten();
                 unknown += usize::from(held.is_none());
                 if unknown > UNKNOWN_TOGETHER {
                     return Ok(next);

@@ -40,6 +40,17 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// A root image: some of its own, a run of zeros, and much that every release has, moved by a few bytes.
 pub(super) fn root_image(seed: u64) -> Vec<u8> {
+    if seed >= UNIFORM {
+        let times = usize::try_from((seed - UNIFORM) / 2).unwrap() * 2 + 1;
+        let run = vec![0x5A; times * 850_000];
+        return [
+            noise(seed, 45_000),
+            noise(5000, 700_000),
+            run,
+            noise(5001, 600_000),
+        ]
+        .concat();
+    }
     if seed >= SQUASHED {
         return squashed_image(seed);
     }
@@ -66,6 +77,10 @@ pub(super) const DOUBLED: u64 = 200;
 
 /// From this seed on, roots consist of blocks that are packed with zstd, as a squashfs does.
 pub(super) const SQUASHED: u64 = 300;
+
+/// From this seed on, roots have a long run of one value, whose chunks are as long as chunks may be: the first
+/// two a run of 850 KB, the next two one of 2.5 MB.
+pub(super) const UNIFORM: u64 = 400;
 
 /// Blocks of which each release has some otherwise by a few bytes; all behind the first are elsewhere.
 fn squashed_image(seed: u64) -> Vec<u8> {

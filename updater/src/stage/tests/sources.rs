@@ -13,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::super::*;
-use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, control, now, root_image};
+use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, UNIFORM, control, now, root_image};
 use super::spoilt::Spoilt;
 use crate::disk::gate::{Killed, OpenGate, WriteEvent, WriteGate, WriteKind};
 use crate::disk::*;
 use crate::stage::held::Held;
+use crate::stage::pages::Pages;
+use crate::stage::plan::{MAX_COPIED_BYTES, PagePlan};
 use crate::stage::seed::Seed;
+use crate::stage::supply::{Batch, Looks, Supplier};
 use crate::state::sim::SimFiles;
 use crate::state::{Files, Hints, LockName, ReadAt, StateDir};
 
@@ -244,6 +247,78 @@ async fn the_configuration_says_how_much_is_fetched_at_the_same_time() {
     let gate: Arc<dyn WriteGate> = Arc::new(OpenGate);
     let loaded = crate::agent::load_repository(&settings, &settings.repositories[0], now(), &gate);
     assert_eq!(loaded.await.unwrap().parallel_requests(), 7);
+}
+
+/// Three of the places that are read ahead are in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_long_a_page_is_what_is_copied_for_it_is_read_in_short_pieces() {
+    for (old, longest_page) in [
+        (UNIFORM, 600_000..=MAX_COPIED_BYTES),
+        (UNIFORM + 2, MAX_COPIED_BYTES + 1..=u32::MAX),
+    ] {
+        let new = old + 1;
+        let fixture = Fixture::new(&[old, new]).await;
+        let node = Node::on(fixture.disk_image(old), fixture.path("state"), Arc::new(OpenGate));
+        let partition = node.slots().a.artifact("root").unwrap().clone();
+        let plans = plans(&fixture, new, &node, &partition).await;
+        let (named, plan) = plans
+            .plans
+            .iter()
+            .max_by_key(|(named, _)| named.image_bytes)
+            .unwrap();
+        assert!(longest_page.contains(&named.image_bytes), "{named:?}");
+        let is_copied = matches!(plan, PagePlan::Copy { .. });
+        assert_eq!(is_copied, named.image_bytes <= MAX_COPIED_BYTES, "{named:?}");
+        let longest = plans.copies.iter().map(|place| place.end - place.start).max();
+        assert!(longest.unwrap() <= 2 * ahead::PIECE_BYTES as u64, "{longest:?}");
+
+        // And staging reads just these.
+        let disk = Arc::new(Spoilt::new(
+            fixture.disk_image(old),
+            partition.start_bytes + 1_000_000,
+            u64::MAX,
+        ));
+        let device = Device::new(Path::new("sim"), disk.clone(), Arc::new(OpenGate));
+        let job = StageJob {
+            control: control(device),
+            ..fixture.job(new, &node)
+        };
+        let record = stage(job, now(), CancellationToken::new()).await.unwrap();
+        assert_eq!(record.artifacts["root"].digest, Digest::of(&root_image(new)));
+        let most = (2 * ahead::PIECE_BYTES + 2 * DIRECT_ALIGN) as u64;
+        assert!(
+            (1..=most).contains(&disk.longest_read()),
+            "{}",
+            disk.longest_read()
+        );
+    }
+}
+
+/// How a release's root is put together on a node of which only the running root is known, by reading it.
+async fn plans(fixture: &Fixture, release: u64, node: &Node, running: &Partition) -> Batch {
+    let repository = &fixture.repository;
+    let manifest = repository.manifest(&fixture.releases[&release]).await.unwrap();
+    let artifact = manifest
+        .artifacts
+        .iter()
+        .find(|artifact| artifact.name.as_str() == "root")
+        .unwrap()
+        .clone();
+    let index = repository.index(&artifact).await.unwrap();
+    let seed = || {
+        Seed::new(
+            PartitionReader::open(node.control.device(), running).unwrap(),
+            u64::MAX,
+        )
+    };
+    let held = Held::by_reading(seed(), index.cuts(), &CancellationToken::new()).unwrap();
+    let supplier = Supplier {
+        repository: repository.clone(),
+        artifact,
+        pages: Arc::new(Pages::of(&index, None)),
+        held: Arc::new(held),
+    };
+    supplier.batch(0, Looks::at(seed().empty())).await.unwrap().0
 }
 
 /// The assembly fetches what no plan foresaw through the same few places as the ranges that wait for it.
