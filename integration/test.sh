@@ -58,6 +58,7 @@ need qemu-system-x86_64 qemu-system-x86 "real nodes: the machines"
 need shellcheck shellcheck "shellcheck of the scripts" && stage shellcheck shellcheck integration/*.sh integration/benches/*.sh integration/nodes/*.sh integration/nodes/tree/usr/lib/node/* integration/nodes/{initrd/init,release/check-release} images/fuzz/run.sh .ci/run
 
 stage formatting cargo fmt --all --check
+stage "formatting of the fuzz targets" cargo fmt --manifest-path images/fuzz/Cargo.toml --check
 
 deny=target/tools/bin/cargo-deny
 if command -v cargo-deny >/dev/null 2>&1; then deny=cargo-deny; fi
