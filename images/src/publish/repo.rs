@@ -3,10 +3,12 @@
 //! the next, so every state on the disk is one that a reader accepts.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tough::schema::{Metafile, Role, Root, Signed, Snapshot, Targets, Timestamp as TimestampRole};
@@ -65,7 +67,8 @@ pub(super) struct SignedState {
 #[derive(Debug)]
 pub(super) struct RepoDir {
     pub path: PathBuf,
-    _lock: File,
+    /// Given up when it is dropped, even while a child process that was just forked still has the file open.
+    _lock: Flock<File>,
 }
 
 impl RepoDir {
@@ -81,10 +84,10 @@ impl RepoDir {
                 .write(true)
                 .open(&lock_path);
             let lock = lock.map_err(ReleaseError::io("open", &lock_path))?;
-            match lock.try_lock() {
-                Ok(()) => Ok(Self { path, _lock: lock }),
-                Err(TryLockError::WouldBlock) => Err(ReleaseError::Busy { path: lock_path }),
-                Err(TryLockError::Error(error)) => Err(ReleaseError::io("lock", &lock_path)(error)),
+            match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => Ok(Self { path, _lock: lock }),
+                Err((_, Errno::EWOULDBLOCK)) => Err(ReleaseError::Busy { path: lock_path }),
+                Err((_, errno)) => Err(ReleaseError::io("lock", &lock_path)(errno.into())),
             }
         })
         .await
@@ -352,4 +355,23 @@ async fn blocking<T: Send + 'static>(
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A child has the file open from its fork on until it runs its program.
+    #[tokio::test]
+    async fn a_lock_that_was_given_up_is_free_while_a_child_still_has_the_file_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = RepoDir::lock(folder.path()).await.unwrap();
+        let of_the_child = repo._lock.try_clone().unwrap();
+        let held = RepoDir::lock(folder.path()).await.unwrap_err();
+        assert!(matches!(held, ReleaseError::Busy { .. }), "{held}");
+        drop(repo);
+        RepoDir::lock(folder.path()).await.unwrap();
+        drop(of_the_child);
+    }
 }
