@@ -39,22 +39,28 @@ const EXT4: (usize, [u8; 2]) = (1024 + 0x38, [0x53, 0xEF]);
 const EROFS: (usize, [u8; 4]) = (1024, [0xE2, 0xE1, 0xF5, 0xE0]);
 
 impl Cuts {
-    /// How an image of that many bytes is cut that begins with `front`. ext4 and EROFS: in blocks of 4 KiB.
-    /// Others: by content, 8 KiB on average, a quarter of it at least and eight times it at most. Where that
-    /// would be more than 2^20 chunks, twice as much, and so on to 64 KiB.
+    /// How an image of that many bytes is cut that begins with `front`. ext4 and EROFS of up to 2^20 blocks of
+    /// 4 KiB: in these. Others: by content, 8 KiB on average, a quarter of it at least and eight times it at
+    /// most. Where that would be more than 2^20 chunks, twice as much, and so on to 64 KiB. Several blocks
+    /// together would hardly be found again, since files move by single ones.
     #[must_use]
     pub fn for_image(size_bytes: u64, front: &[u8]) -> Self {
         let has = |place: usize, magic: &[u8]| front.get(place..place + magic.len()) == Some(magic);
-        let in_blocks = has(EXT4.0, &EXT4.1) || has(EROFS.0, &EROFS.1);
-        let (at, mut avg_bytes) = if in_blocks {
-            (At::Blocks, BLOCK_BYTES)
-        } else {
-            (At::Content, AVG_CHUNK_BYTES)
-        };
+        let has_blocks = has(EXT4.0, &EXT4.1) || has(EROFS.0, &EROFS.1);
+        if has_blocks && size_bytes <= CHUNKS_AIMED_AT * u64::from(BLOCK_BYTES) {
+            return Self {
+                at: At::Blocks,
+                avg_bytes: BLOCK_BYTES,
+            };
+        }
+        let mut avg_bytes = AVG_CHUNK_BYTES;
         while size_bytes > CHUNKS_AIMED_AT * u64::from(avg_bytes) && avg_bytes * 8 < MAX_CHUNK_BYTES {
             avg_bytes *= 2;
         }
-        Self { at, avg_bytes }
+        Self {
+            at: At::Content,
+            avg_bytes,
+        }
     }
 
     /// The rule with that code, if there is one.
@@ -316,20 +322,19 @@ pub(crate) mod tests {
         let mut erofs = vec![0; FRONT_BYTES];
         erofs[1024..1028].copy_from_slice(&[0xE2, 0xE1, 0xF5, 0xE0]);
         let table = [
-            (1, 8, 4),
-            (4 << 30, 8, 4),
-            (8 << 30, 8, 8),
-            (16 << 30, 16, 16),
-            (64 << 30, 64, 64),
+            (1, 8, true),
+            (4 << 30, 8, true),
+            ((4 << 30) + 1, 8, false),
+            (8 << 30, 8, false),
+            (16 << 30, 16, false),
+            (64 << 30, 64, false),
         ];
         for (size, by_content, in_blocks) in table {
-            assert_eq!(Cuts::for_image(size, &[]).code(), by_content * 1024, "{size}");
+            let by_content = by_content * 1024;
+            assert_eq!(Cuts::for_image(size, &[]).code(), by_content, "{size}");
+            let wanted = if in_blocks { 4096 | (1 << 31) } else { by_content };
             for front in [&ext4, &erofs] {
-                assert_eq!(
-                    Cuts::for_image(size, front).code(),
-                    (in_blocks * 1024) | (1 << 31),
-                    "{size}"
-                );
+                assert_eq!(Cuts::for_image(size, front).code(), wanted, "{size}");
             }
         }
         for front in [&[][..], &ext4] {
