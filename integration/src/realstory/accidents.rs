@@ -15,8 +15,8 @@ use crate::realnode::Boot;
 
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_secs(120);
-/// What a rollout to three nodes with all its accidents may take: where processors are slow, and a boot takes
-/// nearly three minutes, 25 were not enough by about one.
+/// What a rollout to three nodes with all its accidents may take; 25 minutes were too few where a boot under
+/// emulation takes nearly three.
 const ROLLOUT: Duration = Duration::from_secs(2100);
 /// What the guard says when it has written down that a trial boot has begun.
 const GUARD_HAS_STARTED: &str = "attempt: Checking";
