@@ -25,8 +25,9 @@ say() { printf 'nodes: %s\n' "$*" >&2; }
 
 # Any fixed time will do; nothing in an image is newer than it.
 epoch=1790000000
-# What every boot needs; the loader adds root=PARTUUID=, drydock.slot= and systemd.hostname=.
-cmdline='console=ttyS0 ro rootfstype=squashfs panic=10 fsck.mode=skip net.ifnames=0 loglevel=4 mitigations=off apparmor=0 selinux=0 audit=0 systemd.show_status=1'
+# What every boot needs; the loader adds root=PARTUUID=, drydock.slot= and systemd.hostname=. Go's programs
+# sleep for 20 microseconds at a time: without highres=off each such sleep is an interrupt to be emulated.
+cmdline='console=ttyS0 ro rootfstype=squashfs panic=10 fsck.mode=skip net.ifnames=0 loglevel=4 mitigations=off apparmor=0 selinux=0 audit=0 highres=off systemd.show_status=1'
 # In the order in which the initrd loads them.
 initrd_modules=(virtio_pci virtio_blk squashfs)
 
