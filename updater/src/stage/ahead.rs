@@ -19,6 +19,21 @@ pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// Threads, each of which reads into one buffer while another one is used.
 const READERS: usize = 2;
 
+/// What comes next.
+pub(super) enum Place {
+    /// These bytes of a partition.
+    On(Arc<PartitionReader>, Range<u64>),
+    /// What somebody has read already.
+    Read(Before),
+}
+
+/// The first bytes of some memory, which goes back to where it came from.
+pub(super) struct Before {
+    pub memory: AlignedBuf,
+    pub len: usize,
+    pub give_back: Sender<AlignedBuf>,
+}
+
 /// Some bytes of a partition, and around them what it takes to read past the cache.
 struct Piece {
     /// Where the memory begins in the partition.
@@ -26,6 +41,8 @@ struct Piece {
     /// The bytes that were asked for, in the memory.
     wanted: Range<usize>,
     memory: AlignedBuf,
+    /// Where the memory goes that is none of the readers'.
+    give_back: Option<Sender<AlignedBuf>>,
 }
 
 /// See the module.
@@ -43,29 +60,67 @@ pub(super) struct Ahead {
 struct Work<P> {
     places: P,
     spare: Receiver<AlignedBuf>,
+    /// Was taken of it, and not needed.
+    unused: Option<AlignedBuf>,
     /// The number of the next place.
     next: u64,
 }
 
-impl<P: Iterator<Item = Result<Range<u64>, StageError>>> Work<P> {
-    /// The next place and memory for it; waits for both. None: there is no more to do.
-    fn take(&mut self) -> Option<(u64, Result<Range<u64>, StageError>, AlignedBuf)> {
+/// What a reader does next.
+enum Task {
+    Read(Arc<PartitionReader>, Range<u64>, AlignedBuf),
+    PassOn(Result<Piece, StageError>),
+}
+
+impl<P: Iterator<Item = Result<Place, StageError>>> Work<P> {
+    /// The next place, by its number, and memory for it; waits for both. None: there is no more to do.
+    fn take(&mut self) -> Option<(u64, Task)> {
         // Nobody gives back: nobody reads on.
-        let memory = self.spare.recv().ok()?;
-        let place = self.places.next()?;
+        let memory = self.unused.take().or_else(|| self.spare.recv().ok())?;
+        let task = match self.places.next()? {
+            Ok(Place::On(reader, place)) => Task::Read(reader, place, memory),
+            Ok(Place::Read(before)) => {
+                self.unused = Some(memory);
+                Task::PassOn(Ok(Piece::of(before)))
+            }
+            Err(error) => Task::PassOn(Err(error)),
+        };
         self.next += 1;
-        Some((self.next - 1, place, memory))
+        Some((self.next - 1, task))
+    }
+}
+
+impl Piece {
+    fn of(before: Before) -> Self {
+        Self {
+            at: 0,
+            wanted: 0..before.len,
+            memory: before.memory,
+            give_back: Some(before.give_back),
+        }
     }
 }
 
 impl Ahead {
-    /// Reads those places of the partition, from the first on, each with what it takes to begin where
-    /// O_DIRECT can. Three of them are in memory at most, one of which is used. Ends with the places, with the
-    /// first error, or when this is dropped.
+    /// Reads those places of one partition; see [`Ahead::through`].
     pub(super) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         reader: PartitionReader,
-        places: impl Iterator<Item = Result<Range<u64>, StageError>> + Send + 'scope,
+        places: impl Iterator<Item = Range<u64>> + Send + 'scope,
+    ) -> Self {
+        let reader = Arc::new(reader);
+        Self::through(
+            scope,
+            places.map(move |place| Ok(Place::On(reader.clone(), place))),
+        )
+    }
+
+    /// Reads those places, from the first on, each with what it takes to begin where O_DIRECT can. Three of
+    /// them are in memory at most, one of which is used, and what was read before. Ends with the places, with
+    /// the first error, or when this is dropped.
+    pub(super) fn through<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        places: impl Iterator<Item = Result<Place, StageError>> + Send + 'scope,
     ) -> Self {
         let (to_user, pieces) = channel();
         let (give_back, spare) = channel();
@@ -76,17 +131,21 @@ impl Ahead {
         let work = Arc::new(Mutex::new(Work {
             places,
             spare,
+            unused: None,
             next: 0,
         }));
         for _ in 0..READERS {
-            let (work, reader, to_user) = (work.clone(), reader.clone(), to_user.clone());
+            let (work, to_user) = (work.clone(), to_user.clone());
             scope.spawn(move || {
                 loop {
                     let taken = work.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    let Some((number, place, memory)) = taken else {
+                    let Some((number, task)) = taken else {
                         return;
                     };
-                    let piece = place.and_then(|place| read(&reader, place, memory));
+                    let piece = match task {
+                        Task::Read(reader, place, memory) => read(&reader, place, memory),
+                        Task::PassOn(piece) => piece,
+                    };
                     let is_last = piece.is_err();
                     if to_user.send((number, piece)).is_err() || is_last {
                         return;
@@ -103,6 +162,7 @@ impl Ahead {
                 at: 0,
                 wanted: 0..0,
                 memory: AlignedBuf::new(0),
+                give_back: None,
             },
         }
     }
@@ -112,9 +172,12 @@ impl Ahead {
     /// # Errors
     /// Of the places, and of reading.
     pub(super) fn advance(&mut self) -> Result<bool, StageError> {
-        // The readers may have ended.
+        // Whoever it goes to may have ended.
         let used = std::mem::replace(&mut self.current.memory, AlignedBuf::new(0));
-        let _ = self.give_back.send(used);
+        let _ = match self.current.give_back.take() {
+            Some(owner) => owner.send(used),
+            None => self.give_back.send(used),
+        };
         self.current.wanted = 0..0;
         let piece = loop {
             if let Some(piece) = self.early.remove(&self.next) {
@@ -155,7 +218,7 @@ impl Ahead {
         &self.current.memory[self.current.wanted.clone()]
     }
 
-    /// `len` bytes at `offset` of the partition, if they are among those that were read last.
+    /// `len` bytes at `offset` of the partition that was read last, if they are among those that were.
     pub(super) fn get(&self, offset: u64, len: usize) -> Option<&[u8]> {
         let start = self.current.at + self.current.wanted.start as u64;
         let from = usize::try_from(offset.checked_sub(start)?).ok()?;
@@ -174,7 +237,12 @@ fn read(reader: &PartitionReader, place: Range<u64>, mut memory: AlignedBuf) -> 
     reader.read_past_cache(at, &mut memory[..len])?;
     let lead = (place.start - at) as usize;
     let wanted = lead..lead + (place.end - place.start) as usize;
-    Ok(Piece { at, wanted, memory })
+    Ok(Piece {
+        at,
+        wanted,
+        memory,
+        give_back: None,
+    })
 }
 
 /// The pieces of these bytes, in order.

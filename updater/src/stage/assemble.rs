@@ -18,14 +18,19 @@ use super::StageError;
 use super::drain::{Drain, Put};
 use super::held::{Held, HeldBuilder, Keeping};
 use super::pages::Pages;
-use super::plan::{PagePlan, Source, chunks_of, copied};
-use super::seed::Seed;
+use super::plan::{Copies, PagePlan, Pieces, Source, copied, places_of};
+use super::seed::{Seeds, Side};
+use super::standing::Standing;
 use super::write::Counter;
+
+/// Pages of which it is decided together whether they are looked for in the target first; one in tests, whose
+/// images are small.
+const GROUP_PAGES: usize = if cfg!(test) { 1 } else { 32 };
 
 /// What the fetching side sends, in the order in which it is needed.
 pub(super) enum Supply {
-    /// What the next pages are made of, and what of the running slot is copied for them.
-    Plans(Vec<(PageRef, PagePlan)>, Vec<Range<u64>>),
+    /// What the next pages are made of.
+    Plans(Vec<(PageRef, PagePlan)>),
     /// Stored bytes of a part of the pack, from that place on.
     Stored(Part, u64, Bytes),
 }
@@ -62,8 +67,8 @@ impl Remote {
 pub(super) struct Assembly<'a> {
     pages: &'a Pages,
     held: &'a Held,
-    running: Seed,
-    target: Seed,
+    seeds: Seeds,
+    standing: Standing,
     remote: Remote,
     supply: Receiver<Supply>,
     counter: &'a Counter,
@@ -79,11 +84,10 @@ pub(super) struct Assembly<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    /// `target` reads what stands in the target while it is not overwritten yet.
     pub(super) fn new(
         pages: &'a Pages,
         held: &'a Held,
-        (running, target): (Seed, Seed),
+        seeds: Seeds,
         (remote, supply): (Remote, Receiver<Supply>),
         keeping: Keeping<'a>,
         told: (&'a Counter, &'a CancellationToken),
@@ -92,8 +96,8 @@ impl<'a> Assembly<'a> {
         Self {
             pages,
             held,
-            running,
-            target,
+            seeds,
+            standing: Standing::default(),
             remote,
             supply,
             counter,
@@ -112,75 +116,119 @@ impl<'a> Assembly<'a> {
     /// What was fetched is not what was signed; the supply ended early; a cancellation; what the drain says.
     pub(super) fn run(mut self, drain: &mut Drain) -> Result<HeldBuilder<'a>, StageError> {
         thread::scope(move |scope| {
-            self.running.read_ahead(scope);
+            self.seeds.read_ahead(scope);
             self.all(drain)
         })
     }
 
     fn all(mut self, drain: &mut Drain) -> Result<HeldBuilder<'a>, StageError> {
         let mut left = self.pages.count();
+        let mut is_first = true;
         while left > 0 {
             let plans = match self.supply.blocking_recv() {
-                Some(Supply::Plans(plans, copies)) => {
-                    self.running.foresee(copies);
-                    plans
-                }
+                Some(Supply::Plans(plans)) => plans,
                 // The rest of a range whose frames were not needed after all.
                 Some(Supply::Stored(..)) => continue,
                 None => return Err(ended_early()),
             };
             left = left.saturating_sub(plans.len());
-            for (named, plan) in plans {
-                if self.cancel.is_cancelled() {
-                    return Err(StageError::Cancelled);
+            if std::mem::take(&mut is_first) {
+                self.look_at_first(&plans);
+            }
+            let mut groups = plans.chunks(GROUP_PAGES);
+            let mut next = groups.next().map(|group| self.foresee(group));
+            while let Some((group, stand)) = next {
+                // The reader is always told of a group before the one in front of it is put.
+                next = groups.next().map(|group| self.foresee(group));
+                for (named, plan) in group {
+                    if self.cancel.is_cancelled() {
+                        return Err(StageError::Cancelled);
+                    }
+                    self.page(named, plan, stand, drain)?;
                 }
-                self.page(&named, plan, drain)?;
+                self.standing.end_group();
             }
         }
         Ok(self.made)
     }
 
-    fn page(&mut self, named: &PageRef, plan: PagePlan, drain: &mut Drain) -> Result<(), StageError> {
+    /// Whether the first page that the running slot has stands in the target.
+    fn look_at_first(&mut self, plans: &[(PageRef, PagePlan)]) {
+        let copied = |(_, plan): &&(PageRef, PagePlan)| matches!(plan, PagePlan::Copy { .. });
+        if let Some((named, _)) = plans.iter().find(copied) {
+            let place = (Side::Target, named.offset);
+            let there = whole_page(&mut self.seeds, &mut self.piece, place, named);
+            let list = there.map(|bytes| ChunkList::of(bytes, self.pages.cuts()));
+            self.standing
+                .saw(list.is_some_and(|list| list.id() == named.list));
+            self.standing.end_group();
+        }
+    }
+
+    /// Tells the reader what the pages are made of; whether they are looked for in the target first.
+    fn foresee<'p>(&mut self, group: &'p [(PageRef, PagePlan)]) -> (&'p [(PageRef, PagePlan)], bool) {
+        let stand = self.standing.is_expected();
+        self.seeds.foresee(places_of(group, stand));
+        (group, stand)
+    }
+
+    fn page(
+        &mut self,
+        named: &PageRef,
+        plan: &PagePlan,
+        stand: bool,
+        drain: &mut Drain,
+    ) -> Result<(), StageError> {
         self.page_at = named.offset;
         match plan {
             PagePlan::Copy { from } => {
-                if self.copy(named, from, drain)? {
+                if stand {
+                    let stands = self.copy(named, (Side::Target, named.offset), drain)?;
+                    self.standing.saw(stands);
+                    if stands {
+                        return Ok(());
+                    }
+                }
+                if self.copy(named, (Side::Running, *from), drain)? {
                     return Ok(());
                 }
                 let page = self.remote.page(named)?;
                 self.counter.wire(u64::from(named.page_bytes));
-                let frames = vec![Source::Running; page.frames().len()];
-                self.pieces(named, &page, &frames, drain)
+                let of = Pieces::of(named, &page, |_, _, _| Source::Running(Copies::default()));
+                self.pieces(named, &of, false, drain)
             }
-            PagePlan::Pieces { page, frames } => self.pieces(named, &page, &frames, drain),
+            PagePlan::Pieces(of) => self.pieces(named, of, stand, drain),
         }
     }
 
-    /// Copies all of a page from the running slot, if it is there: the list that the copy itself is cut
-    /// into must be the page's.
-    fn copy(&mut self, named: &PageRef, from: u64, drain: &mut Drain) -> Result<bool, StageError> {
-        let pieces: Vec<_> = copied(from, named).collect();
-        let bytes = if let [whole] = pieces.as_slice() {
-            read(&mut self.running, whole)
-        } else {
-            self.piece.clear();
-            self.piece.reserve_exact(named.image_bytes as usize);
-            let put_together = pieces.iter().try_for_each(|piece| {
-                self.piece.extend_from_slice(read(&mut self.running, piece)?);
-                Some(())
-            });
-            put_together.map(|()| self.piece.as_slice())
+    /// Puts all of a page as it is at that place of a slot, if it is there: the list that the copy itself is
+    /// cut into must be the page's.
+    fn copy(
+        &mut self,
+        named: &PageRef,
+        (side, at): (Side, u64),
+        drain: &mut Drain,
+    ) -> Result<bool, StageError> {
+        let put = match side {
+            Side::Running => Put::Fresh,
+            Side::Target => Put::Standing,
         };
-        let Some(bytes) = bytes else {
+        if put == Put::Fresh {
+            self.standing.look(&mut self.seeds, named.offset);
+        }
+        let Some(bytes) = whole_page(&mut self.seeds, &mut self.piece, (side, at), named) else {
             return Ok(false);
         };
         let list = ChunkList::of(bytes, self.pages.cuts());
         if list.id() != named.list {
             return Ok(false);
         }
+        if put == Put::Fresh {
+            self.standing.compare(named.offset, bytes);
+        }
         self.made.list(named.offset, named.list, list.chunks());
         self.rebuilder.known(bytes);
-        drain.put(bytes, Put::Fresh)?;
+        drain.put(bytes, put)?;
         self.counter.reused(u64::from(named.image_bytes));
         Ok(true)
     }
@@ -188,46 +236,58 @@ impl<'a> Assembly<'a> {
     fn pieces(
         &mut self,
         named: &PageRef,
-        page: &Page,
-        sources: &[Source],
+        of: &Pieces,
+        stand: bool,
         drain: &mut Drain,
     ) -> Result<(), StageError> {
-        self.made.list(named.offset, named.list, page.list().chunks());
-        let chunks: Vec<Chunk> = page.list().chunks().collect();
-        let mut frames = page.frames().iter().zip(sources);
-        let (mut next, mut at, mut stored_at) = (0, named.offset, named.frames_at);
-        while let Some(chunk) = chunks.get(next) {
-            if chunk.id == ChunkId::ZEROS {
-                drain.put(self.rebuilder.zeros(chunk.length), Put::Fresh)?;
-                self.counter.reused(u64::from(chunk.length));
-                (next, at) = (next + 1, at + u64::from(chunk.length));
+        self.made
+            .list(named.offset, named.list, of.chunks.iter().copied());
+        let mut stored_at = named.frames_at;
+        for piece in &of.pieces {
+            let chunks = &of.chunks[piece.chunks.clone()];
+            let Some((frame, source)) = &piece.frame else {
+                self.zeros(&piece.place, chunks, stand, drain)?;
                 continue;
-            }
-            // A page's frames hold just the chunks that are no zeros, which was checked when it was read.
-            let Some((frame, source)) = frames.next() else {
-                break;
             };
             let place = &mut stored_at[frame.part as usize];
-            self.frame(at, *place, &chunks_of(page, frame), frame, *source, drain)?;
-            next += usize::from(frame.chunks);
-            at += u64::from(frame.content_bytes);
+            let stored = *place;
             *place += u64::from(frame.stored_bytes);
+            self.frame((&piece.place, chunks), (frame, source), stored, stand, drain)?;
         }
+        Ok(())
+    }
+
+    fn zeros(
+        &mut self,
+        place: &Range<u64>,
+        chunks: &[Chunk],
+        stand: bool,
+        drain: &mut Drain,
+    ) -> Result<(), StageError> {
+        // It is one chunk.
+        let length = (place.end - place.start) as u32;
+        let put = if stand && self.copy_standing(place, chunks) {
+            Put::Standing
+        } else {
+            Put::Fresh
+        };
+        drain.put(self.rebuilder.zeros(length), put)?;
+        self.counter.reused(u64::from(length));
         Ok(())
     }
 
     fn frame(
         &mut self,
-        at: u64,
+        (place, chunks): (&Range<u64>, &[Chunk]),
+        (frame, source): (&Frame, &Source),
         stored_at: u64,
-        chunks: &[Chunk],
-        frame: &Frame,
-        source: Source,
+        stand: bool,
         drain: &mut Drain,
     ) -> Result<(), StageError> {
         let found = match source {
-            Source::Running => self.copy_running(chunks).then_some(Put::Fresh),
-            Source::Target => self.copy_standing(at, chunks, frame).then_some(Put::Standing),
+            Source::Running(_) if stand && self.looked_for(place, chunks) => Some(Put::Standing),
+            Source::Running(_) => self.copy_running(chunks).then_some(Put::Fresh),
+            Source::Target => self.copy_standing(place, chunks).then_some(Put::Standing),
             Source::Fetch => None,
         };
         if let Some(put) = found {
@@ -238,7 +298,7 @@ impl<'a> Assembly<'a> {
         }
         let stored = match source {
             Source::Fetch => self.supplied(stored_at, frame)?,
-            Source::Running | Source::Target => {
+            Source::Running(_) | Source::Target => {
                 self.counter.wire(u64::from(frame.stored_bytes));
                 self.remote.frame(stored_at, frame)?
             }
@@ -263,7 +323,7 @@ impl<'a> Assembly<'a> {
         self.piece.clear();
         chunks.iter().all(|chunk| {
             self.held.chunk(&chunk.id, self.page_at).any(|place| {
-                let Ok(Some(bytes)) = self.running.read(place, chunk.length as usize) else {
+                let Ok(Some(bytes)) = self.seeds.read(Side::Running, place, chunk.length as usize) else {
                     return false;
                 };
                 let right = ChunkId::of(bytes) == chunk.id;
@@ -275,9 +335,16 @@ impl<'a> Assembly<'a> {
         })
     }
 
-    /// Fills `piece` with what stands in the target at this place; whether it is right.
-    fn copy_standing(&mut self, at: u64, chunks: &[Chunk], frame: &Frame) -> bool {
-        let Ok(Some(bytes)) = self.target.read(at, frame.content_bytes as usize) else {
+    /// As [`Assembly::copy_standing`], for what is expected to stand there.
+    fn looked_for(&mut self, place: &Range<u64>, chunks: &[Chunk]) -> bool {
+        let stands = self.copy_standing(place, chunks);
+        self.standing.saw(stands);
+        stands
+    }
+
+    /// Fills `piece` with what stands in this place of the target; whether it is these chunks.
+    fn copy_standing(&mut self, place: &Range<u64>, chunks: &[Chunk]) -> bool {
+        let Some(bytes) = read(&mut self.seeds, Side::Target, place) else {
             return false;
         };
         self.piece.clear();
@@ -306,10 +373,29 @@ impl<'a> Assembly<'a> {
     }
 }
 
-/// A running slot that cannot be read only means that more is fetched.
-fn read<'a>(running: &'a mut Seed, place: &Range<u64>) -> Option<&'a [u8]> {
+/// What is there in the place of a page, put together in `piece` if it is read in several pieces. A slot that
+/// cannot be read only means that more is fetched.
+fn whole_page<'s>(
+    seeds: &'s mut Seeds,
+    piece: &'s mut Vec<u8>,
+    (side, at): (Side, u64),
+    named: &PageRef,
+) -> Option<&'s [u8]> {
+    let places: Vec<Range<u64>> = copied(at, named).collect();
+    if let [whole] = places.as_slice() {
+        return read(seeds, side, whole);
+    }
+    piece.clear();
+    piece.reserve_exact(named.image_bytes as usize);
+    for place in &places {
+        piece.extend_from_slice(read(seeds, side, place)?);
+    }
+    Some(piece)
+}
+
+fn read<'a>(seeds: &'a mut Seeds, side: Side, place: &Range<u64>) -> Option<&'a [u8]> {
     let len = usize::try_from(place.end - place.start).ok()?;
-    running.read(place.start, len).ok()?
+    seeds.read(side, place.start, len).ok()?
 }
 
 fn ended_early() -> StageError {

@@ -21,8 +21,9 @@ use super::StageError;
 use super::ahead::pieces;
 use super::drain::{Drain, Put};
 use super::plan::{Copies, Ranges};
-use super::seed::Seed;
+use super::seed::{Seed, Seeds, Side};
 use super::segments::Segments;
+use super::standing::Standing;
 use super::supply::pass_on;
 use super::write::Counter;
 
@@ -143,9 +144,8 @@ fn wanted(reference: &Reference) -> Vec<Range<u64>> {
 pub(super) struct DeltaAssembly<'a> {
     of: &'a DeltaSupplier,
     plan: &'a DeltaPlan,
-    running: Seed,
-    /// What stands in the target while it is not overwritten yet.
-    target: Seed,
+    seeds: Seeds,
+    standing: Standing,
     runtime: Handle,
     supply: Receiver<Fetched>,
     counter: &'a Counter,
@@ -155,23 +155,36 @@ pub(super) struct DeltaAssembly<'a> {
     decoder: SegmentDecoder,
     /// What a segment is made out of.
     ground: Ground,
-    /// The next group of segments, and the number of its first one.
-    next_group: usize,
-    next_segment: usize,
+    next: Next,
+}
+
+/// The next group of segments, the number of its first one, and where that belongs.
+#[derive(Default)]
+struct Next {
+    group: usize,
+    segment: usize,
+    at: u64,
+}
+
+/// Some segments that are read ahead together.
+struct Group {
+    segments: Vec<Segment>,
+    /// What they copy is looked for in the target first.
+    stand: bool,
 }
 
 impl<'a> DeltaAssembly<'a> {
     pub(super) fn new(
         (of, plan): (&'a DeltaSupplier, &'a DeltaPlan),
-        (running, target): (Seed, Seed),
+        seeds: Seeds,
         (runtime, supply): (Handle, Receiver<Fetched>),
         (counter, cancel): (&'a Counter, &'a CancellationToken),
     ) -> Self {
         Self {
             of,
             plan,
-            running,
-            target,
+            seeds,
+            standing: Standing::default(),
             runtime,
             supply,
             counter,
@@ -179,8 +192,7 @@ impl<'a> DeltaAssembly<'a> {
             stored: (0, Bytes::new()),
             decoder: SegmentDecoder::new(of.segments.header().packing),
             ground: Ground::default(),
-            next_group: 0,
-            next_segment: 0,
+            next: Next::default(),
         }
     }
 
@@ -190,45 +202,54 @@ impl<'a> DeltaAssembly<'a> {
     /// The supply ended early; a cancellation; what the drain says.
     pub(super) fn run(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
         thread::scope(move |scope| {
-            self.running.read_ahead(scope);
+            self.seeds.read_ahead(scope);
             self.put_all(drain)
         })
     }
 
     /// The next segments, of which the reader is told what they are made out of; none behind the last.
-    fn foresee(&mut self) -> Result<Vec<Segment>, StageError> {
-        let group = self.of.segments.group(self.next_group)?;
+    fn foresee(&mut self) -> Result<Group, StageError> {
+        let segments = self.of.segments.group(self.next.group)?;
+        let stand = self.standing.is_expected();
         let mut copies = Copies::default();
-        for (place, segment) in (self.next_segment..).zip(&group) {
-            let copied;
-            let references = match &segment.source {
-                _ if self.plan.stands[place] => continue,
-                Source::Copy { at } => {
-                    copied = [Reference::to(*at, segment.bytes)];
-                    &copied[..]
+        for segment in &segments {
+            let own = self.next.at..self.next.at + u64::from(segment.bytes);
+            match &segment.source {
+                Source::Frame(_) if self.plan.stands[self.next.segment] => {
+                    pieces(own.clone()).for_each(|piece| copies.push(Side::Target, piece));
                 }
-                Source::Frame(frame) => &frame.references[..],
-            };
-            let pieces = references.iter().flat_map(wanted);
-            pieces.for_each(|piece| copies.push(piece));
+                Source::Frame(frame) => {
+                    let wanted = frame.references.iter().flat_map(wanted);
+                    wanted.for_each(|piece| copies.push(Side::Running, piece));
+                }
+                Source::Copy { .. } if stand => {
+                    pieces(own.clone()).for_each(|piece| copies.push(Side::Target, piece));
+                }
+                Source::Copy { at } => {
+                    pieces(*at..*at + u64::from(segment.bytes))
+                        .for_each(|piece| copies.push(Side::Running, piece));
+                }
+            }
+            self.next.segment += 1;
+            self.next.at = own.end;
         }
-        self.next_group += 1;
-        self.next_segment += group.len();
-        self.running.foresee(copies.in_order());
-        Ok(group)
+        self.next.group += 1;
+        self.seeds.foresee(copies.in_order());
+        Ok(Group { segments, stand })
     }
 
     fn put_all(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
         let (mut at, mut stored_at, mut place) = (0, 0, 0);
+        self.look_at_first()?;
         let mut group = self.foresee()?;
-        while !group.is_empty() {
+        while !group.segments.is_empty() {
             // The reader is always told of a group before the one in front of it is put.
             let next = self.foresee()?;
-            for segment in &group {
+            for segment in &group.segments {
                 if self.cancel.is_cancelled() {
                     return Err(StageError::Cancelled);
                 }
-                let fit = self.put((place, at, stored_at), segment, drain)?;
+                let fit = self.put((place, at, stored_at), segment, group.stand, drain)?;
                 if fit != Fit::Whole {
                     return Ok(fit);
                 }
@@ -236,9 +257,25 @@ impl<'a> DeltaAssembly<'a> {
                 at += u64::from(segment.bytes);
                 stored_at += u64::from(segment.stored_bytes());
             }
+            self.standing.end_group();
             group = next;
         }
         Ok(Fit::Whole)
+    }
+
+    /// Whether the first of the first segments that is a copy stands in the target.
+    fn look_at_first(&mut self) -> Result<(), StageError> {
+        let mut at = 0;
+        for segment in &self.of.segments.group(0)? {
+            if matches!(segment.source, Source::Copy { .. }) {
+                let stands = self.read_standing(at, segment);
+                self.standing.saw(stands);
+                break;
+            }
+            at += u64::from(segment.bytes);
+        }
+        self.standing.end_group();
+        Ok(())
     }
 
     /// Puts the segment with that number, which is at `at` of the image and has its frame at `stored_at`.
@@ -246,21 +283,46 @@ impl<'a> DeltaAssembly<'a> {
         &mut self,
         (place, at, stored_at): (usize, u64, u64),
         segment: &Segment,
+        stand: bool,
         drain: &mut Drain,
     ) -> Result<Fit, StageError> {
         match &segment.source {
-            Source::Copy { at } => self.copy(*at, segment, drain),
-            Source::Frame(_) if self.plan.stands[place] => self.put_standing(at, segment, drain),
-            Source::Frame(frame) => match self.read_ground(&frame.references) {
-                Fit::Whole => self.frame(stored_at, segment, frame, drain),
-                unfit @ Fit::Not(_) => Ok(unfit),
-            },
+            Source::Copy { .. } if stand && self.looked_for(at, segment) => self.put_standing(segment, drain),
+            Source::Copy { at: from } => {
+                self.standing.look(&mut self.seeds, at);
+                self.copy((at, *from), segment, drain)
+            }
+            Source::Frame(_) if self.plan.stands[place] => {
+                if self.read_standing(at, segment) {
+                    return self.put_standing(segment, drain);
+                }
+                Ok(self.of.unfit(&"what stood in the target does not any more"))
+            }
+            Source::Frame(frame) => {
+                self.standing.look(&mut self.seeds, at);
+                match self.read_ground(&frame.references) {
+                    Fit::Whole => self.frame((at, stored_at), segment, frame, drain),
+                    unfit @ Fit::Not(_) => Ok(unfit),
+                }
+            }
         }
     }
 
-    fn copy(&mut self, at: u64, segment: &Segment, drain: &mut Drain) -> Result<Fit, StageError> {
+    /// Whether a segment that is expected in the target stands there, and was read.
+    fn looked_for(&mut self, at: u64, segment: &Segment) -> bool {
+        let stands = self.read_standing(at, segment);
+        self.standing.saw(stands);
+        stands
+    }
+
+    fn copy(
+        &mut self,
+        (at, from): (u64, u64),
+        segment: &Segment,
+        drain: &mut Drain,
+    ) -> Result<Fit, StageError> {
         // In the pieces that the reader was told of.
-        let fit = self.read_ground(&[Reference::to(at, segment.bytes)]);
+        let fit = self.read_ground(&[Reference::to(from, segment.bytes)]);
         if fit != Fit::Whole {
             return Ok(fit);
         }
@@ -268,6 +330,7 @@ impl<'a> DeltaAssembly<'a> {
         if SegmentId::of(old) != wanted {
             return Ok(self.of.unfit(&SegmentError::Other { wanted }));
         }
+        self.standing.compare(at, old);
         drain.put(old, Put::Fresh)?;
         self.counter.reused(u64::from(segment.bytes));
         Ok(Fit::Whole)
@@ -279,7 +342,8 @@ impl<'a> DeltaAssembly<'a> {
         for reference in references {
             for piece in wanted(reference) {
                 // At most MAX_REFERENCE_BYTES.
-                let Ok(Some(old)) = self.running.read(piece.start, (piece.end - piece.start) as usize) else {
+                let len = (piece.end - piece.start) as usize;
+                let Ok(Some(old)) = self.seeds.read(Side::Running, piece.start, len) else {
                     return self.of.unfit(&UNREADABLE);
                 };
                 if let Err(error) = self.ground.add(reference, old) {
@@ -290,20 +354,29 @@ impl<'a> DeltaAssembly<'a> {
         Fit::Whole
     }
 
-    fn put_standing(&mut self, at: u64, segment: &Segment, drain: &mut Drain) -> Result<Fit, StageError> {
-        match self.target.read(at, segment.bytes as usize) {
-            Ok(Some(found)) if SegmentId::of(found) == segment.id => {
-                drain.put(found, Put::Standing)?;
-                self.counter.reused(u64::from(segment.bytes));
-                Ok(Fit::Whole)
-            }
-            Ok(_) | Err(_) => Ok(self.of.unfit(&"what stood in the target does not any more")),
-        }
+    /// Reads what the target has in the place of a segment; whether that is the segment.
+    fn read_standing(&mut self, at: u64, segment: &Segment) -> bool {
+        self.ground.clear();
+        let here = Reference::to(at, segment.bytes);
+        let is_read = wanted(&here).into_iter().all(|piece| {
+            let len = (piece.end - piece.start) as usize;
+            let found = self.seeds.read(Side::Target, piece.start, len);
+            // What cannot be read does not stand; it is written, and the read-back judges.
+            matches!(found, Ok(Some(found)) if self.ground.add(&here, found).is_ok())
+        });
+        is_read && SegmentId::of(self.ground.bytes()) == segment.id
+    }
+
+    /// Puts a segment that was just read in its place.
+    fn put_standing(&mut self, segment: &Segment, drain: &mut Drain) -> Result<Fit, StageError> {
+        drain.put(self.ground.bytes(), Put::Standing)?;
+        self.counter.reused(u64::from(segment.bytes));
+        Ok(Fit::Whole)
     }
 
     fn frame(
         &mut self,
-        begin: u64,
+        (at, begin): (u64, u64),
         segment: &Segment,
         frame: &SegmentFrame,
         drain: &mut Drain,
@@ -327,6 +400,7 @@ impl<'a> DeltaAssembly<'a> {
         };
         match decoded {
             Ok(content) => {
+                self.standing.compare(at, content);
                 drain.put(content, Put::Fresh)?;
                 // What is not in the frame the running slot had.
                 let bytes = segment.bytes;

@@ -1,8 +1,9 @@
 //! From the bytes of an image in their order to a partition that was read back: written in aligned pieces,
 //! flushed every so often, and what was flushed is read from the device and hashed while the next is
-//! written. So the end of the writing is nearly the end of the proof.
+//! written. So the end of the writing is nearly the end of the proof. What stands there already is not
+//! written, and what showed that was a reading from the device too: it is hashed as it was read.
 
-use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
@@ -10,23 +11,26 @@ use drydock_images::Digest;
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
-use super::ahead::{Ahead, PIECE_BYTES};
+use super::ahead::{Ahead, Before, PIECE_BYTES, Place};
 use super::write::Counter;
-use crate::disk::{AlignedBuf, SlotWriter};
+use crate::disk::{AlignedBuf, PartitionReader, SlotWriter};
 
 /// Written at a time, in bytes.
 const SEGMENT_BYTES: usize = 512 << 10;
 /// Segments that are being filled, waiting or being written.
 const SEGMENTS: usize = 3;
-/// Flushed after so many written bytes.
+/// Flushed after so many bytes, ...
 const FLUSH_BYTES: u64 = 64 << 20;
+/// ... or when so many that stand there came behind those that were written; these are read once more, as they
+/// cannot wait in memory.
+const FLUSH_STANDING_BYTES: u64 = 8 << 20;
 
 /// Whether bytes stand in the target already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Put {
     /// They have to be written.
     Fresh,
-    /// They were read from just there.
+    /// They were read from just there, past the cache, by this staging.
     Standing,
 }
 
@@ -106,6 +110,7 @@ impl Target<'_> {
             let _ = give_back.send(AlignedBuf::new(SEGMENT_BYTES));
         }
         let (to_reader, wrote) = channel();
+        let to_spare = give_back.clone();
         let mut drain = Drain {
             to_writer,
             spare,
@@ -118,7 +123,7 @@ impl Target<'_> {
         };
         thread::scope(|scope| {
             let writing = scope.spawn(move || self.write_segments(&segments, &give_back, &to_reader));
-            let reading = scope.spawn(move || self.read_behind(wrote));
+            let reading = scope.spawn(move || self.read_behind(wrote, to_spare));
             let filled = fill(&mut drain).and_then(|()| drain.pass_on_last());
             drop(drain);
             let stopped = |what: &str| StageError::Stopped(format!("the {what} thread panicked"));
@@ -141,44 +146,55 @@ impl Target<'_> {
             if self.cancel.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
-            let bytes = &segment.memory[..segment.len];
-            let end = segment.at + bytes.len() as u64;
-            if segment.put == Put::Fresh {
-                self.writer.write_at(self.artifact, segment.at, bytes)?;
-            }
-            let wrote = Wrote::Until(end, segment.put);
+            let wrote = match segment.put {
+                Put::Standing => Wrote::Stands(segment),
+                Put::Fresh => {
+                    let bytes = &segment.memory[..segment.len];
+                    self.writer.write_at(self.artifact, segment.at, bytes)?;
+                    let end = segment.at + segment.len as u64;
+                    // Nobody takes it back after the last one.
+                    let _ = give_back.send(segment.memory);
+                    Wrote::Until(end)
+                }
+            };
             if to_reader.send(wrote).is_err() {
                 // The reader has stopped, and says why when it is joined.
                 return Ok(());
             }
-            // Nobody takes it back after the last one.
-            let _ = give_back.send(segment.memory);
         }
         let _ = to_reader.send(Wrote::All);
         Ok(())
     }
 
     /// Hashes from the device whatever is known to be there.
-    fn read_behind(&self, wrote: Receiver<Wrote>) -> Result<Digest, StageError> {
-        let reader = self.writer.reader(self.artifact)?.clone();
+    fn read_behind(
+        &self,
+        wrote: Receiver<Wrote>,
+        to_spare: Sender<AlignedBuf>,
+    ) -> Result<Digest, StageError> {
         let flushed = Flushed {
             writer: self.writer,
+            reader: Arc::new(self.writer.reader(self.artifact)?.clone()),
             wrote,
+            to_spare,
             given: 0,
             flushed: 0,
             end: 0,
-            unflushed: 0,
+            fresh_end: 0,
+            is_last: false,
         };
         thread::scope(|scope| {
-            Ahead::start(scope, reader, flushed).hash(self.cancel, |bytes| self.counter.read_back(bytes))
+            Ahead::through(scope, flushed).hash(self.cancel, |bytes| self.counter.read_back(bytes))
         })
     }
 }
 
 /// What the writing thread tells.
 enum Wrote {
-    /// The device has everything before this; the last of it was fresh, or stood there.
-    Until(u64, Put),
+    /// The device was given everything before this.
+    Until(u64),
+    /// These bytes were read there.
+    Stands(Segment),
     /// Nothing more comes.
     All,
 }
@@ -187,45 +203,74 @@ enum Wrote {
 /// before it began, so it is made here, and the writing goes on beside it.
 struct Flushed<'a> {
     writer: &'a SlotWriter,
+    reader: Arc<PartitionReader>,
     wrote: Receiver<Wrote>,
+    to_spare: Sender<AlignedBuf>,
     /// So far was handed out, ...
     given: u64,
     /// ... this may be, ...
     flushed: u64,
-    /// ... and this was written.
+    /// ... and this was written, or stood there; ...
     end: u64,
-    unflushed: u64,
+    /// ... behind this all of it stood there.
+    fresh_end: u64,
+    is_last: bool,
+}
+
+impl Flushed<'_> {
+    /// Goes on by what the writing thread tells; what was read already is handed out if nothing in front of it
+    /// waits for a flush.
+    fn go_on(&mut self, wrote: Wrote) -> Result<Option<Place>, StageError> {
+        match wrote {
+            Wrote::Until(end) => (self.end, self.fresh_end) = (end, end),
+            Wrote::Stands(Segment { at, len, memory, .. }) => {
+                self.end = at + len as u64;
+                let give_back = self.to_spare.clone();
+                if self.given == at {
+                    (self.given, self.flushed) = (self.end, self.end);
+                    let before = Before {
+                        memory,
+                        len,
+                        give_back,
+                    };
+                    return Ok(Some(Place::Read(before)));
+                }
+                // Nobody takes it back after the last one.
+                let _ = give_back.send(memory);
+            }
+            Wrote::All => self.is_last = true,
+        }
+        let has_fresh = self.fresh_end > self.flushed;
+        let is_due = self.end - self.flushed >= FLUSH_BYTES
+            || self.end - self.fresh_end >= FLUSH_STANDING_BYTES
+            || self.is_last;
+        if has_fresh && is_due {
+            self.writer.flush()?;
+            self.flushed = self.end;
+        }
+        Ok(None)
+    }
 }
 
 impl Iterator for Flushed<'_> {
-    type Item = Result<Range<u64>, StageError>;
+    type Item = Result<Place, StageError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.given == self.flushed {
+            if self.is_last {
+                return None;
+            }
             // Without its last word the writing has failed, and there is nothing to prove.
             let wrote = self.wrote.recv().ok()?;
-            let is_last = matches!(wrote, Wrote::All);
-            if let Wrote::Until(end, put) = wrote {
-                self.unflushed += if put == Put::Fresh { end - self.end } else { 0 };
-                self.end = end;
-            }
-            if self.unflushed >= FLUSH_BYTES || (is_last && self.unflushed > 0) {
-                if let Err(error) = self.writer.flush() {
-                    return Some(Err(error.into()));
-                }
-                self.unflushed = 0;
-            }
-            if self.unflushed == 0 {
-                self.flushed = self.end;
-            }
-            if is_last && self.given == self.flushed {
-                return None;
+            match self.go_on(wrote).transpose() {
+                None => {}
+                handed_out => return handed_out,
             }
         }
         let end = self.flushed.min(self.given + PIECE_BYTES as u64);
         let place = self.given..end;
         self.given = end;
-        Some(Ok(place))
+        Some(Ok(Place::On(self.reader.clone(), place)))
     }
 }
 

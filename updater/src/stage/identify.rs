@@ -171,7 +171,7 @@ fn digests_at(
     let mut hasher = Hasher::new();
     // From each size to the next one, so that none of them lies inside of a piece.
     let from = std::iter::once(0).chain(sizes.iter().copied());
-    let places = from.zip(sizes).flat_map(|(from, to)| pieces(from..*to)).map(Ok);
+    let places = from.zip(sizes).flat_map(|(from, to)| pieces(from..*to));
     thread::scope(|scope| {
         let mut ahead = Ahead::start(scope, reader.clone(), places);
         for size in sizes {

@@ -18,6 +18,7 @@ mod plan;
 mod running;
 mod seed;
 mod segments;
+mod standing;
 mod supply;
 mod verify;
 mod way;

@@ -4,10 +4,11 @@
 use std::ops::Range;
 
 use drydock_images::MAX_RANGE_BYTES;
-use drydock_images::chunk::{Chunk, Frame, Page, PageRef, Part};
+use drydock_images::chunk::{Chunk, ChunkId, Frame, Page, PageRef, Part};
 
 use super::ahead::{PIECE_BYTES, pieces_of};
 use super::held::Held;
+use super::seed::Side;
 
 /// Bytes that nobody needs are fetched too where that saves a request.
 const GAP_BYTES: u64 = 32 * 1024;
@@ -21,15 +22,33 @@ const READ_IN_ONE_BYTES: usize = 512 << 10;
 pub(super) enum PagePlan {
     /// The running slot has all that it lists in one piece, at this place.
     Copy { from: u64 },
-    /// Frame by frame, in order; runs of zeros are made.
-    Pieces { page: Page, frames: Vec<Source> },
+    /// Piece by piece, in order.
+    Pieces(Pieces),
+}
+
+/// A page's chunks, and what they are put together in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pieces {
+    pub chunks: Vec<Chunk>,
+    pub pieces: Vec<Piece>,
+}
+
+/// A frame of a page, or a chunk of zeros, of which there is no frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Where it belongs in the image.
+    pub place: Range<u64>,
+    /// Which chunks of the page.
+    pub chunks: Range<usize>,
+    /// The frame, and where its content comes from.
+    pub frame: Option<(Frame, Source)>,
 }
 
 /// Where the content of a frame comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Chunk by chunk from the running slot.
-    Running,
+    /// Chunk by chunk from the running slot; what is read there.
+    Running(Copies),
     /// It is right in the target already.
     Target,
     /// Fetched.
@@ -47,79 +66,114 @@ pub(super) fn copied(from: u64, named: &PageRef) -> impl Iterator<Item = Range<u
     pieces_of(from..from + bytes, step)
 }
 
-/// The chunks of a frame.
-pub(super) fn chunks_of(page: &Page, frame: &Frame) -> Vec<Chunk> {
-    let chunks = page.list().chunks().skip(usize::from(frame.first_chunk));
-    chunks.take(usize::from(frame.chunks)).collect()
+impl Pieces {
+    /// Of a page whose frames come from where `source` says.
+    pub(super) fn of(
+        named: &PageRef,
+        page: &Page,
+        mut source: impl FnMut(&Range<u64>, &Frame, &[Chunk]) -> Source,
+    ) -> Self {
+        let chunks: Vec<Chunk> = page.list().chunks().collect();
+        let (mut pieces, mut next, mut at) = (Vec::new(), 0, named.offset);
+        let mut frames = page.frames().iter();
+        while let Some(chunk) = chunks.get(next) {
+            let is_zeros = chunk.id == ChunkId::ZEROS;
+            let frame = if is_zeros { None } else { frames.next() };
+            let (count, bytes) = match frame {
+                Some(frame) => (usize::from(frame.chunks), frame.content_bytes),
+                None if is_zeros => (1, chunk.length),
+                // A page's frames hold just the chunks that are no zeros, which was checked when it was read.
+                None => break,
+            };
+            let of_piece = next..chunks.len().min(next + count);
+            let place = at..at + u64::from(bytes);
+            (next, at) = (of_piece.end, place.end);
+            let frame = frame.map(|frame| (*frame, source(&place, frame, &chunks[of_piece.clone()])));
+            pieces.push(Piece {
+                place,
+                chunks: of_piece,
+                frame,
+            });
+        }
+        Self { chunks, pieces }
+    }
 }
 
 /// Plans a page that was fetched because nobody here has its list. `stands` is asked about a frame by its
 /// place in the image, its length and its chunks.
 pub(super) fn plan_page(
     named: &PageRef,
-    page: Page,
+    page: &Page,
     held: &Held,
     mut stands: impl FnMut(u64, u32, &[Chunk]) -> bool,
 ) -> PagePlan {
-    let lengths: Vec<u32> = page.list().chunks().map(|chunk| chunk.length).collect();
-    let mut frames = Vec::with_capacity(page.frames().len());
-    for frame in page.frames() {
-        let chunks = chunks_of(&page, frame);
-        let before: u64 = lengths[..usize::from(frame.first_chunk)]
-            .iter()
-            .map(|length| u64::from(*length))
-            .sum();
-        let source = if chunks
-            .iter()
-            .all(|chunk| held.chunk(&chunk.id, named.offset).next().is_some())
-        {
-            Source::Running
-        } else if stands(named.offset + before, frame.content_bytes, &chunks) {
+    PagePlan::Pieces(Pieces::of(named, page, |place, frame, chunks| {
+        let mut places = Copies::default();
+        let is_held = chunks.iter().all(|chunk| {
+            let found = held.chunk(&chunk.id, named.offset).next();
+            let found = found.map(|at| at..at + u64::from(chunk.length));
+            found.map(|place| places.push(Side::Running, place)).is_some()
+        });
+        if is_held {
+            Source::Running(places)
+        } else if stands(place.start, frame.content_bytes, chunks) {
             Source::Target
         } else {
             Source::Fetch
-        };
-        frames.push(source);
-    }
-    PagePlan::Pieces { page, frames }
+        }
+    }))
 }
 
-/// Gathers what is wanted of the running slot, in the order in which it is: neighbours are read together.
-#[derive(Debug, Default)]
-pub(super) struct Copies(Vec<Range<u64>>);
-
-impl Copies {
-    /// What a page takes from there.
-    pub(super) fn push_page(&mut self, named: &PageRef, plan: &PagePlan, held: &Held) {
+/// What is read of the slots for these pages; what is not fetched is read in its own place of the target if it
+/// is expected there.
+pub(super) fn places_of(plans: &[(PageRef, PagePlan)], stand: bool) -> Vec<(Side, Range<u64>)> {
+    let mut all = Copies::default();
+    for (named, plan) in plans {
         match plan {
-            PagePlan::Copy { from } => copied(*from, named).for_each(|piece| self.push(piece)),
-            PagePlan::Pieces { page, frames } => {
-                let sources = page.frames().iter().zip(frames);
-                for (frame, _) in sources.filter(|(_, source)| **source == Source::Running) {
-                    for chunk in chunks_of(page, frame) {
-                        let place = held.chunk(&chunk.id, named.offset).next();
-                        let place = place.map(|at| at..at + u64::from(chunk.length));
-                        place.into_iter().for_each(|place| self.push(place));
+            PagePlan::Copy { .. } if stand => {
+                copied(named.offset, named).for_each(|piece| all.push(Side::Target, piece));
+            }
+            PagePlan::Copy { from } => {
+                copied(*from, named).for_each(|piece| all.push(Side::Running, piece));
+            }
+            PagePlan::Pieces(of) => {
+                for piece in &of.pieces {
+                    match &piece.frame {
+                        Some((_, Source::Fetch)) => {}
+                        Some((_, Source::Running(places))) if !stand => {
+                            let places = places.0.iter().cloned();
+                            places.for_each(|(side, place)| all.push(side, place));
+                        }
+                        None if !stand => {}
+                        Some(_) | None => all.push(Side::Target, piece.place.clone()),
                     }
                 }
             }
         }
     }
+    all.in_order()
+}
 
+/// Gathers what is wanted of the slots, in the order in which it is: neighbours are read together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Copies(Vec<(Side, Range<u64>)>);
+
+impl Copies {
     /// A place behind all others in the order in which they are wanted.
-    pub(super) fn push(&mut self, place: Range<u64>) {
+    pub(super) fn push(&mut self, side: Side, place: Range<u64>) {
         match self.0.last_mut() {
-            Some(last)
-                if (last.start..=last.end + GAP_BYTES).contains(&place.start)
+            Some((at, last))
+                if *at == side
+                    && (last.start..=last.end + GAP_BYTES).contains(&place.start)
                     && place.end - last.start <= PIECE_BYTES as u64 =>
             {
                 last.end = last.end.max(place.end);
             }
-            _ => self.0.push(place),
+            _ => self.0.push((side, place)),
         }
     }
 
-    pub(super) fn in_order(self) -> Vec<Range<u64>> {
+    pub(super) fn in_order(self) -> Vec<(Side, Range<u64>)> {
         self.0
     }
 }
@@ -149,11 +203,11 @@ impl Ranges {
 
     /// The frames of a page that are fetched.
     pub(super) fn push_frames(&mut self, named: &PageRef, plan: &PagePlan) {
-        let PagePlan::Pieces { page, frames } = plan else {
+        let PagePlan::Pieces(of) = plan else {
             return;
         };
         let mut places = named.frames_at;
-        for (frame, source) in page.frames().iter().zip(frames) {
+        for (frame, source) in of.pieces.iter().filter_map(|piece| piece.frame.as_ref()) {
             let at = &mut places[frame.part as usize];
             let end = *at + u64::from(frame.stored_bytes);
             if *source == Source::Fetch {

@@ -16,7 +16,7 @@ use super::StageError;
 use super::assemble::Supply;
 use super::held::Held;
 use super::pages::Pages;
-use super::plan::{Copies, MAX_COPIED_BYTES, PagePlan, Ranges, plan_page};
+use super::plan::{MAX_COPIED_BYTES, PagePlan, Ranges, plan_page};
 use super::seed::Seed;
 use super::write::{Counter, blocking};
 
@@ -53,8 +53,6 @@ impl Looks {
 /// Some pages in order, planned.
 pub(super) struct Batch {
     pub plans: Vec<(PageRef, PagePlan)>,
-    /// What the plans copy of the running slot.
-    pub copies: Vec<Range<u64>>,
     pub ranges: Vec<(Part, Range<u64>)>,
     /// What fetching the pages took, in bytes.
     pub page_bytes: u64,
@@ -134,12 +132,12 @@ impl Supplier {
         mut fetched: BTreeMap<usize, Page>,
         looks: &mut Looks,
     ) -> Result<Batch, StageError> {
-        let (mut ranges, mut copies) = (Ranges::default(), Copies::default());
+        let mut ranges = Ranges::default();
         let mut plans = Vec::with_capacity(looked.len());
         for (at, (named, held)) in looked.into_iter().enumerate() {
             let plan = match (held, fetched.remove(&at)) {
                 (Some(from), _) => PagePlan::Copy { from },
-                (None, Some(page)) => plan_page(&named, page, &self.held, |at, len, chunks| {
+                (None, Some(page)) => plan_page(&named, &page, &self.held, |at, len, chunks| {
                     looks.stands(at, len, chunks)
                 }),
                 (None, None) => {
@@ -149,12 +147,10 @@ impl Supplier {
                 }
             };
             ranges.push_frames(&named, &plan);
-            copies.push_page(&named, &plan, &self.held);
             plans.push((named, plan));
         }
         Ok(Batch {
             plans,
-            copies: copies.in_order(),
             ranges: ranges.in_order(),
             page_bytes: 0,
         })
@@ -196,7 +192,7 @@ impl Supplier {
         to: &Sender<Supply>,
     ) -> Result<(), StageError> {
         counter.wire(batch.page_bytes);
-        if to.send(Supply::Plans(batch.plans, batch.copies)).await.is_err() {
+        if to.send(Supply::Plans(batch.plans)).await.is_err() {
             return Ok(());
         }
         let fetches = batch.ranges.into_iter().map(|(part, range)| {

@@ -115,7 +115,7 @@ impl Span<'_> {
         advance: &(impl Fn(u64) + Sync),
     ) -> Result<(), StageError> {
         let found = thread::scope(|scope| {
-            let places = pieces(self.bytes.clone()).map(Ok);
+            let places = pieces(self.bytes.clone());
             Ahead::start(scope, self.reader.clone(), places).hash(cancel, advance)
         })?;
         if found == self.expected {

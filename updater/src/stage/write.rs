@@ -16,7 +16,7 @@ use super::delta::{DeltaAssembly, DeltaPlan, DeltaSupplier, Fetched, Fit};
 use super::drain::Target;
 use super::held::{Held, Keeping};
 use super::running::Running;
-use super::seed::Seed;
+use super::seed::{Seed, Seeds};
 use super::supply::{Looks, Supplier};
 use super::verify::read_back;
 use super::way::{Way, pages, ways};
@@ -363,6 +363,8 @@ impl Work {
         }
         self.control.make_unbootable(self.target, self.running.slot())?;
         self.records.remove(&self.lock, self.target)?;
+        // What a staging that was killed wrote may be read before it lasts.
+        writer.flush()?;
         if is_recorded {
             let record = SlotRecord::of(&self.manifest, slots.get(self.target), self.now)?;
             let read = read_back(&self.control, self.target, &record, &self.cancel, |bytes| {
@@ -401,8 +403,8 @@ impl Work {
             slot: self.target,
             name,
         };
-        let sources = (running, standing);
-        let assembly = Assembly::new(&of.pages, &of.held, sources, (remote, supply), keeping, told);
+        let seeds = Seeds::new(running, standing);
+        let assembly = Assembly::new(&of.pages, &of.held, seeds, (remote, supply), keeping, told);
         let mut held = None;
         let found = target.write(|drain| {
             held = Some(assembly.run(drain)?);
@@ -429,7 +431,7 @@ impl Work {
         let (running, _) = self.running.seed(&of.artifact.name)?;
         let standing = Seed::new(writer.reader(name)?.clone(), of.segments.header().size);
         let told = (&*self.counter, &self.cancel);
-        let assembly = DeltaAssembly::new((of, plan), (running, standing), (runtime, supply), told);
+        let assembly = DeltaAssembly::new((of, plan), Seeds::new(running, standing), (runtime, supply), told);
         let mut fit = Fit::Whole;
         let found = target.write(|drain| {
             fit = assembly.run(drain)?;

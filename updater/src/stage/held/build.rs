@@ -216,7 +216,7 @@ fn read_all(
 ) -> Result<(), StageError> {
     let (mut cutter, mut list_at, mut end) = (ListCutter::default(), 0, 0);
     thread::scope(|scope| {
-        for chunk in chunk_reader(SeedStream::ahead(seed, scope), cuts) {
+        for chunk in chunk_reader(SeedStream::ahead(&seed, scope), cuts) {
             if cancel.is_cancelled() {
                 return Err(StageError::Cancelled);
             }

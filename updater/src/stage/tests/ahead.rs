@@ -29,7 +29,7 @@ async fn all_comes_in_order_and_three_places_are_in_memory() {
         std::thread::scope(|scope| {
             let told = places.clone().into_iter().map(|place| {
                 given.fetch_add(1, Ordering::SeqCst);
-                Ok(place.start as u64..place.end as u64)
+                place.start as u64..place.end as u64
             });
             let mut ahead = Ahead::start(scope, reader.clone(), told);
             for (used, place) in places.iter().enumerate() {

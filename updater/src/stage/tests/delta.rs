@@ -25,7 +25,7 @@ async fn fixture() -> Fixture {
 }
 
 /// Two releases, and the delta between them. The kernels have nothing in common.
-async fn fixture_of(old: u64, new: u64) -> Fixture {
+pub(super) async fn fixture_of(old: u64, new: u64) -> Fixture {
     let mut fixture = Fixture::new(&[old, new]).await;
     let signing = Signing {
         repo: fixture.path("repo"),
@@ -58,7 +58,7 @@ async fn node_of(old: u64, fixture: &Fixture, state: &str) -> Node {
     node
 }
 
-async fn record_running(old: u64, fixture: &Fixture, control: &GptBootControl, state: &StateDir) {
+pub(super) async fn record_running(old: u64, fixture: &Fixture, control: &GptBootControl, state: &StateDir) {
     let manifest = fixture
         .repository
         .manifest(&fixture.releases[&old])

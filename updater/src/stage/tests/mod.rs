@@ -10,3 +10,4 @@ mod loop_device;
 mod sources;
 mod spoilt;
 mod staging;
+mod standing;

@@ -19,7 +19,7 @@ use crate::disk::gate::{Killed, OpenGate, WriteEvent, WriteGate, WriteKind};
 use crate::disk::*;
 use crate::stage::held::Held;
 use crate::stage::pages::Pages;
-use crate::stage::plan::{MAX_COPIED_BYTES, PagePlan};
+use crate::stage::plan::{MAX_COPIED_BYTES, PagePlan, places_of};
 use crate::stage::seed::Seed;
 use crate::stage::supply::{Batch, Looks, Supplier};
 use crate::state::sim::SimFiles;
@@ -269,7 +269,8 @@ async fn however_long_a_page_is_what_is_copied_for_it_is_read_in_short_pieces() 
         assert!(longest_page.contains(&named.image_bytes), "{named:?}");
         let is_copied = matches!(plan, PagePlan::Copy { .. });
         assert_eq!(is_copied, named.image_bytes <= MAX_COPIED_BYTES, "{named:?}");
-        let longest = plans.copies.iter().map(|place| place.end - place.start).max();
+        let places = places_of(&plans.plans, false).into_iter().map(|(_, place)| place);
+        let longest = places.map(|place| place.end - place.start).max();
         assert!(longest.unwrap() <= 2 * ahead::PIECE_BYTES as u64, "{longest:?}");
 
         // And staging reads just these.

@@ -11,6 +11,7 @@ pub(super) struct Spoilt {
     at: u64,
     sound_reads: AtomicU64,
     longest_read: AtomicU64,
+    reads: AtomicU64,
 }
 
 impl Spoilt {
@@ -21,7 +22,13 @@ impl Spoilt {
             at,
             sound_reads: AtomicU64::new(sound_reads),
             longest_read: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
         }
+    }
+
+    /// Reads in which that byte was.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::SeqCst)
     }
 
     /// Bytes of the longest read in which that byte was.
@@ -48,6 +55,7 @@ impl RawDisk for Spoilt {
             .and_then(|at| usize::try_from(at).ok());
         let len_bytes = buf.len() as u64;
         if let Some(byte) = inside.and_then(|at| buf.get_mut(at)) {
+            self.reads.fetch_add(1, Ordering::SeqCst);
             self.longest_read.fetch_max(len_bytes, Ordering::SeqCst);
             let one_less = |left: u64| left.checked_sub(1);
             if self
