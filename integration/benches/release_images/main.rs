@@ -135,7 +135,16 @@ async fn run(options: &Options) -> anyhow::Result<()> {
                 runs.push((what, bench.stage_into_worn(PAIRS, release, &[]).await?));
             }
         }
+        // As it is when the release before this one was a hotfix too.
+        if has_delta(hotfix) {
+            let run = bench.stage_over(base, PAIRS, hotfix).await?;
+            runs.push(("hotfix by its delta, over base", run));
+        }
         runs.extend([
+            (
+                "hotfix from base, over base",
+                bench.stage_over(base, PLAIN, hotfix).await?,
+            ),
             (
                 "hotfix from base",
                 bench.stage_into_worn(PLAIN, hotfix, &[]).await?,
@@ -147,7 +156,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         ]);
         println!("round {round}:     {}", load()?);
         for (what, run) in runs {
-            println!("round {round}, {:28} {run}", format!("{what}:"));
+            println!("round {round}, {:32} {run}", format!("{what}:"));
             sheet.add(what, run);
         }
     }
@@ -198,8 +207,16 @@ impl Bench {
         release: &Release,
         how: &[&str],
     ) -> anyhow::Result<Run> {
+        self.forget_record()?;
         self.disk.wear(Slot::B).await?;
         self.stage_again(repository, release, how).await
+    }
+
+    /// Into a slot that holds that release, of which no record says so.
+    async fn stage_over(&self, held: &Release, repository: &str, release: &Release) -> anyhow::Result<Run> {
+        self.forget_record()?;
+        self.disk.put(Slot::B, &held.images).await?;
+        self.stage_again(repository, release, &[]).await
     }
 
     /// Into the slot as it is.

@@ -17,10 +17,15 @@ use tokio::process::{Child, Command};
 use super::disk::{LoopDisk, Slot, command};
 use super::releases::{ARCH, BOARD, PAIRS, PLAIN, Release, program};
 
+/// How often it is looked how much the device was given.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// What one process took.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     pub wall: Duration,
+    /// Until the device was given the last byte; the flush that follows is no part of it.
+    pub until_written: Duration,
     /// User and system.
     pub cpu: Duration,
     /// Of memory that was resident.
@@ -43,6 +48,9 @@ impl Run {
 
     /// This one and then the other.
     pub fn then(mut self, other: &Self) -> Self {
+        if other.written_bytes > 0 {
+            self.until_written = self.wall + other.until_written;
+        }
         self.wall += other.wall;
         self.cpu += other.cpu;
         self.peak_bytes = self.peak_bytes.max(other.peak_bytes);
@@ -56,8 +64,9 @@ impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.2} s, CPU {:.2} s, peak {:.1} MiB, device read {:.1} MiB, wrote {:.1} MiB",
+            "{:.2} s, written after {:.2} s, CPU {:.2} s, peak {:.1} MiB, device read {:.1} MiB, wrote {:.1} MiB",
             self.wall.as_secs_f64(),
+            self.until_written.as_secs_f64(),
             self.cpu.as_secs_f64(),
             mib(self.peak_bytes),
             mib(self.read_bytes),
@@ -92,6 +101,7 @@ pub struct Bench {
     configs: BTreeMap<&'static str, PathBuf>,
     times: PathBuf,
     updater: PathBuf,
+    state: PathBuf,
 }
 
 impl Bench {
@@ -116,7 +126,8 @@ impl Bench {
             std::fs::write(&path, toml::to_string(&config(repository)?)?)?;
             configs.insert(repository, path);
         }
-        std::fs::create_dir_all(folder.join("state"))?;
+        let state = folder.join("state");
+        std::fs::create_dir_all(&state)?;
         std::fs::create_dir_all(folder.join("run"))?;
         Ok(Self {
             disk,
@@ -124,6 +135,7 @@ impl Bench {
             configs,
             times: folder.join("times"),
             updater: program("drydock-updater")?,
+            state,
         })
     }
 
@@ -170,7 +182,22 @@ impl Bench {
             .spawn()
             .context("starting GNU time (Debian's package time)")?;
         let mut group = Group::of(&child);
-        let done = child.wait_with_output().await?;
+        let mut until_written = Duration::ZERO;
+        let done = {
+            let ended = child.wait_with_output();
+            tokio::pin!(ended);
+            let mut written = written_before;
+            loop {
+                tokio::select! {
+                    done = &mut ended => break done?,
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                let now = self.disk.moved_bytes()?.1;
+                if now > written {
+                    (written, until_written) = (now, begun.elapsed());
+                }
+            }
+        };
         group.ended();
         let wall = begun.elapsed();
         let said = String::from_utf8_lossy(&done.stderr);
@@ -179,12 +206,21 @@ impl Bench {
         let (cpu, peak_bytes) = times(&std::fs::read_to_string(&self.times)?)?;
         Ok(Run {
             wall,
+            until_written,
             cpu,
             peak_bytes,
             sent: difference(&sent_before, self.server.sent()),
             read_bytes: read - read_before,
             written_bytes: written - written_before,
         })
+    }
+
+    /// Takes away the record of slot B, which says what was staged there.
+    pub fn forget_record(&self) -> anyhow::Result<()> {
+        match std::fs::remove_file(self.state.join("slot-b.json")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.context("removing the record of slot B"),
+        }
     }
 
     /// Compares a slot with the images of a release by sha256sum, read from the device.

@@ -22,8 +22,8 @@ impl Sheet {
     pub fn print(&self, file_system: &str, release: &Release) -> String {
         let mut text = format!(
             "\n{file_system}: medians of {} runs, {} of {:.1} MiB\n\n\
-             | | time | least to most | against dd | CPU | peak memory, most | fetched | requests | device read | device \
-             wrote |\n|---|---|---|---|---|---|---|---|---|---|\n",
+             | | time | least to most | against dd | written after | against dd | CPU | peak memory, most | fetched | requests \
+             | device read | device wrote |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
             self.rows.first().map_or(0, |(_, runs)| runs.len()),
             release.name,
             mib(release.image_bytes),
@@ -34,11 +34,13 @@ impl Sheet {
             let least = runs.iter().map(wall).fold(f64::INFINITY, f64::min);
             let most = |of: &dyn Fn(&Run) -> f64| runs.iter().map(of).fold(0.0, f64::max);
             let time = median(runs, wall);
+            let written = median(runs, |run| run.until_written.as_secs_f64());
             text += &format!(
-                "| {what} | {time:.2} s | {least:.2} to {:.2} s | {:.2} | {:.2} s | {:.1} MiB | {:.2} MB | {} | \
-                 {:.1} MiB | {:.1} MiB |\n",
+                "| {what} | {time:.2} s | {least:.2} to {:.2} s | {:.2} | {written:.2} s | {:.2} | {:.2} s | {:.1} MiB | \
+                 {:.2} MB | {} | {:.1} MiB | {:.1} MiB |\n",
                 most(&wall),
                 time / peer,
+                written / peer,
                 median(runs, |run| run.cpu.as_secs_f64()),
                 most(&|run| mib(run.peak_bytes)),
                 median(runs, |run| run.fetched().bytes as f64 / 1e6),
