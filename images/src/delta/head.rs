@@ -85,8 +85,15 @@ impl SegmentId {
     /// The id of a segment with these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
+        Self::from(Digest::of(bytes))
+    }
+}
+
+impl From<Digest> for SegmentId {
+    /// The id of a segment whose bytes have this digest.
+    fn from(digest: Digest) -> Self {
         let mut id = [0; 16];
-        id.copy_from_slice(&Digest::of(bytes).as_bytes()[..16]);
+        id.copy_from_slice(&digest.as_bytes()[..16]);
         Self(id)
     }
 }

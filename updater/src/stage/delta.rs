@@ -12,7 +12,7 @@ use drydock_images::chunk::{FrameError, Part};
 use drydock_images::delta::{
     DeltaArtifact, Ground, Reference, Segment, SegmentDecoder, SegmentError, SegmentFrame, SegmentId, Source,
 };
-use drydock_images::{Artifact, Repository};
+use drydock_images::{Artifact, Hasher, Repository};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
@@ -321,15 +321,12 @@ impl<'a> DeltaAssembly<'a> {
         segment: &Segment,
         drain: &mut Drain,
     ) -> Result<Fit, StageError> {
-        // In the pieces that the reader was told of.
-        let fit = self.read_ground(&[Reference::to(from, segment.bytes)]);
-        if fit != Fit::Whole {
-            return Ok(fit);
+        match self.read_segment(Side::Running, from, segment) {
+            Some(true) => {}
+            Some(false) => return Ok(self.of.unfit(&SegmentError::Other { wanted: segment.id })),
+            None => return Ok(self.of.unfit(&UNREADABLE)),
         }
-        let (old, wanted) = (self.ground.bytes(), segment.id);
-        if SegmentId::of(old) != wanted {
-            return Ok(self.of.unfit(&SegmentError::Other { wanted }));
-        }
+        let old = self.ground.bytes();
         self.standing.compare(at, old);
         drain.put(old, Put::Fresh)?;
         self.counter.reused(u64::from(segment.bytes));
@@ -354,17 +351,25 @@ impl<'a> DeltaAssembly<'a> {
         Fit::Whole
     }
 
-    /// Reads what the target has in the place of a segment; whether that is the segment.
+    /// Whether a segment stands in its place of the target, and was read.
     fn read_standing(&mut self, at: u64, segment: &Segment) -> bool {
+        // What cannot be read does not stand; it is written, and the read-back judges.
+        self.read_segment(Side::Target, at, segment) == Some(true)
+    }
+
+    /// Reads what a slot has at that place, in the pieces that the reader was told of; whether that is the
+    /// segment, if it can be read. Each piece is hashed when it is there, while the next ones are read.
+    fn read_segment(&mut self, side: Side, at: u64, segment: &Segment) -> Option<bool> {
         self.ground.clear();
-        let here = Reference::to(at, segment.bytes);
-        let is_read = wanted(&here).into_iter().all(|piece| {
+        let reference = Reference::to(at, segment.bytes);
+        let mut hasher = Hasher::new();
+        for piece in wanted(&reference) {
             let len = (piece.end - piece.start) as usize;
-            let found = self.seeds.read(Side::Target, piece.start, len);
-            // What cannot be read does not stand; it is written, and the read-back judges.
-            matches!(found, Ok(Some(found)) if self.ground.add(&here, found).is_ok())
-        });
-        is_read && SegmentId::of(self.ground.bytes()) == segment.id
+            let read = self.seeds.read(side, piece.start, len).ok()??;
+            hasher.update(read);
+            self.ground.add(&reference, read).ok()?;
+        }
+        Some(SegmentId::from(hasher.finish()) == segment.id)
     }
 
     /// Puts a segment that was just read in its place.
