@@ -23,15 +23,36 @@ const READERS: usize = 2;
 pub(super) enum Place {
     /// These bytes of a partition.
     On(Arc<PartitionReader>, Range<u64>),
-    /// What somebody has read already.
-    Read(Before),
+    /// What somebody has read already: the first so many bytes of it.
+    Read(Lent, usize),
 }
 
-/// The first bytes of some memory, which goes back to where it came from.
-pub(super) struct Before {
-    pub memory: AlignedBuf,
-    pub len: usize,
-    pub give_back: Sender<AlignedBuf>,
+/// Memory that goes back to where it came from, whatever becomes of who has it.
+pub(super) struct Lent {
+    memory: AlignedBuf,
+    owner: Sender<AlignedBuf>,
+}
+
+impl Lent {
+    pub(super) fn new(memory: AlignedBuf, owner: &Sender<AlignedBuf>) -> Self {
+        Self {
+            memory,
+            owner: owner.clone(),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let memory = std::mem::replace(&mut self.memory, AlignedBuf::new(0));
+        // The owner may have ended.
+        let _ = self.owner.send(memory);
+    }
+}
+
+enum Memory {
+    Own(AlignedBuf),
+    Lent(Lent),
 }
 
 /// Some bytes of a partition, and around them what it takes to read past the cache.
@@ -40,9 +61,25 @@ struct Piece {
     at: u64,
     /// The bytes that were asked for, in the memory.
     wanted: Range<usize>,
-    memory: AlignedBuf,
-    /// Where the memory goes that is none of the readers'.
-    give_back: Option<Sender<AlignedBuf>>,
+    memory: Memory,
+}
+
+impl Piece {
+    const fn none(memory: AlignedBuf) -> Self {
+        Self {
+            at: 0,
+            wanted: 0..0,
+            memory: Memory::Own(memory),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let memory = match &self.memory {
+            Memory::Own(memory) => memory,
+            Memory::Lent(lent) => &lent.memory,
+        };
+        &memory[self.wanted.clone()]
+    }
 }
 
 /// See the module.
@@ -79,25 +116,18 @@ impl<P: Iterator<Item = Result<Place, StageError>>> Work<P> {
         let memory = self.unused.take().or_else(|| self.spare.recv().ok())?;
         let task = match self.places.next()? {
             Ok(Place::On(reader, place)) => Task::Read(reader, place, memory),
-            Ok(Place::Read(before)) => {
+            Ok(Place::Read(lent, len)) => {
                 self.unused = Some(memory);
-                Task::PassOn(Ok(Piece::of(before)))
+                Task::PassOn(Ok(Piece {
+                    at: 0,
+                    wanted: 0..len,
+                    memory: Memory::Lent(lent),
+                }))
             }
             Err(error) => Task::PassOn(Err(error)),
         };
         self.next += 1;
         Some((self.next - 1, task))
-    }
-}
-
-impl Piece {
-    fn of(before: Before) -> Self {
-        Self {
-            at: 0,
-            wanted: 0..before.len,
-            memory: before.memory,
-            give_back: Some(before.give_back),
-        }
     }
 }
 
@@ -158,12 +188,7 @@ impl Ahead {
             give_back,
             early: BTreeMap::new(),
             next: 0,
-            current: Piece {
-                at: 0,
-                wanted: 0..0,
-                memory: AlignedBuf::new(0),
-                give_back: None,
-            },
+            current: Piece::none(AlignedBuf::new(0)),
         }
     }
 
@@ -172,13 +197,11 @@ impl Ahead {
     /// # Errors
     /// Of the places, and of reading.
     pub(super) fn advance(&mut self) -> Result<bool, StageError> {
-        // Whoever it goes to may have ended.
-        let used = std::mem::replace(&mut self.current.memory, AlignedBuf::new(0));
-        let _ = match self.current.give_back.take() {
-            Some(owner) => owner.send(used),
-            None => self.give_back.send(used),
-        };
-        self.current.wanted = 0..0;
+        // The readers may have ended; what was lent goes back by itself.
+        let used = std::mem::replace(&mut self.current, Piece::none(AlignedBuf::new(0)));
+        if let Memory::Own(used) = used.memory {
+            let _ = self.give_back.send(used);
+        }
         let piece = loop {
             if let Some(piece) = self.early.remove(&self.next) {
                 break piece;
@@ -215,7 +238,7 @@ impl Ahead {
 
     /// What was read last.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.current.memory[self.current.wanted.clone()]
+        self.current.bytes()
     }
 
     /// `len` bytes at `offset` of the partition that was read last, if they are among those that were.
@@ -240,8 +263,7 @@ fn read(reader: &PartitionReader, place: Range<u64>, mut memory: AlignedBuf) -> 
     Ok(Piece {
         at,
         wanted,
-        memory,
-        give_back: None,
+        memory: Memory::Own(memory),
     })
 }
 

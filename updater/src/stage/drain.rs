@@ -11,7 +11,7 @@ use drydock_images::Digest;
 use tokio_util::sync::CancellationToken;
 
 use super::StageError;
-use super::ahead::{Ahead, Before, PIECE_BYTES, Place};
+use super::ahead::{Ahead, Lent, PIECE_BYTES, Place};
 use super::write::Counter;
 use crate::disk::{AlignedBuf, PartitionReader, SlotWriter};
 
@@ -110,7 +110,6 @@ impl Target<'_> {
             let _ = give_back.send(AlignedBuf::new(SEGMENT_BYTES));
         }
         let (to_reader, wrote) = channel();
-        let to_spare = give_back.clone();
         let mut drain = Drain {
             to_writer,
             spare,
@@ -123,7 +122,7 @@ impl Target<'_> {
         };
         thread::scope(|scope| {
             let writing = scope.spawn(move || self.write_segments(&segments, &give_back, &to_reader));
-            let reading = scope.spawn(move || self.read_behind(wrote, to_spare));
+            let reading = scope.spawn(move || self.read_behind(wrote));
             let filled = fill(&mut drain).and_then(|()| drain.pass_on_last());
             drop(drain);
             let stopped = |what: &str| StageError::Stopped(format!("the {what} thread panicked"));
@@ -147,7 +146,11 @@ impl Target<'_> {
                 return Err(StageError::Cancelled);
             }
             let wrote = match segment.put {
-                Put::Standing => Wrote::Stands(segment),
+                Put::Standing => Wrote::Stands {
+                    at: segment.at,
+                    len: segment.len,
+                    memory: Lent::new(segment.memory, give_back),
+                },
                 Put::Fresh => {
                     let bytes = &segment.memory[..segment.len];
                     self.writer.write_at(self.artifact, segment.at, bytes)?;
@@ -167,16 +170,11 @@ impl Target<'_> {
     }
 
     /// Hashes from the device whatever is known to be there.
-    fn read_behind(
-        &self,
-        wrote: Receiver<Wrote>,
-        to_spare: Sender<AlignedBuf>,
-    ) -> Result<Digest, StageError> {
+    fn read_behind(&self, wrote: Receiver<Wrote>) -> Result<Digest, StageError> {
         let flushed = Flushed {
             writer: self.writer,
             reader: Arc::new(self.writer.reader(self.artifact)?.clone()),
             wrote,
-            to_spare,
             given: 0,
             flushed: 0,
             end: 0,
@@ -193,8 +191,8 @@ impl Target<'_> {
 enum Wrote {
     /// The device was given everything before this.
     Until(u64),
-    /// These bytes were read there.
-    Stands(Segment),
+    /// So many bytes were read there.
+    Stands { at: u64, len: usize, memory: Lent },
     /// Nothing more comes.
     All,
 }
@@ -205,7 +203,6 @@ struct Flushed<'a> {
     writer: &'a SlotWriter,
     reader: Arc<PartitionReader>,
     wrote: Receiver<Wrote>,
-    to_spare: Sender<AlignedBuf>,
     /// So far was handed out, ...
     given: u64,
     /// ... this may be, ...
@@ -223,20 +220,12 @@ impl Flushed<'_> {
     fn go_on(&mut self, wrote: Wrote) -> Result<Option<Place>, StageError> {
         match wrote {
             Wrote::Until(end) => (self.end, self.fresh_end) = (end, end),
-            Wrote::Stands(Segment { at, len, memory, .. }) => {
+            Wrote::Stands { at, len, memory } => {
                 self.end = at + len as u64;
-                let give_back = self.to_spare.clone();
                 if self.given == at {
                     (self.given, self.flushed) = (self.end, self.end);
-                    let before = Before {
-                        memory,
-                        len,
-                        give_back,
-                    };
-                    return Ok(Some(Place::Read(before)));
+                    return Ok(Some(Place::Read(memory, len)));
                 }
-                // Nobody takes it back after the last one.
-                let _ = give_back.send(memory);
             }
             Wrote::All => self.is_last = true,
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,7 @@ use super::spoilt::Spoilt;
 use crate::disk::gate::{Killed, OpenGate, Recorder, WriteEvent, WriteGate, WriteKind};
 use crate::disk::sim::{SimDisk, mixed};
 use crate::disk::*;
+use crate::state::LockName;
 
 const OLD: u64 = DOUBLED + 1;
 const NEW: u64 = DOUBLED + 2;
@@ -210,4 +212,44 @@ async fn what_a_killed_staging_left_in_the_disks_own_cache_lasts_before_it_count
     );
     let wanted = root_image(NEW);
     assert!(after.content(SlotName::B, "root", wanted.len()) == wanted);
+}
+
+/// Memory that is on its way to be hashed comes back when nobody hashes any more.
+#[test]
+fn a_cancellation_ends_a_staging_over_what_stands() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let fixture = runtime.block_on(fixture_of(OLD, NEW));
+    let image = disk_image(&fixture, &[]);
+    let mut cancelled = 0;
+    for nth in 0..60 {
+        let disk = SimDisk::new(image.clone(), 512);
+        let node = runtime.block_on(node_by("delta", &fixture, disk, Arc::new(OpenGate)));
+        let (cancel, begun) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+        let (trigger, seen) = (cancel.clone(), begun.clone());
+        let canceller = std::thread::spawn(move || {
+            while !seen.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_micros(nth * 700));
+            trigger.cancel();
+        });
+        let seen = begun.clone();
+        let job = StageJob {
+            progress: Arc::new(move |_| seen.store(true, Ordering::SeqCst)),
+            ..fixture.job(NEW, &node)
+        };
+        let staged = runtime.block_on(stage(job, now(), cancel));
+        canceller.join().unwrap();
+        cancelled += usize::from(staged.is_err());
+        // Its last thread has the lock.
+        let state = node.state.clone();
+        let lock = runtime.spawn_blocking(move || state.lock(LockName::Slot).map(drop));
+        let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), lock).await });
+        if ended.is_err() {
+            // Whoever drops a runtime waits for its threads.
+            runtime.shutdown_background();
+            panic!("cancelled after {} µs it goes on for ever", nth * 700);
+        }
+    }
+    assert!(cancelled > 5, "{cancelled}");
 }
