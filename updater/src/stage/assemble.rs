@@ -266,12 +266,12 @@ impl<'a> Assembly<'a> {
     ) -> Result<(), StageError> {
         // It is one chunk.
         let length = (place.end - place.start) as u32;
-        let put = if stand && self.copy_standing(place, chunks) {
-            Put::Standing
+        if stand && self.copy_standing(place, chunks) {
+            self.rebuilder.known(&self.piece);
+            drain.put(&self.piece, Put::Standing)?;
         } else {
-            Put::Fresh
-        };
-        drain.put(self.rebuilder.zeros(length), put)?;
+            drain.put(self.rebuilder.zeros(length), Put::Fresh)?;
+        }
         self.counter.reused(u64::from(length));
         Ok(())
     }

@@ -214,22 +214,18 @@ impl<'a> DeltaAssembly<'a> {
         let mut copies = Copies::default();
         for segment in &segments {
             let own = self.next.at..self.next.at + u64::from(segment.bytes);
-            match &segment.source {
-                Source::Frame(_) if self.plan.stands[self.next.segment] => {
-                    pieces(own.clone()).for_each(|piece| copies.push(Side::Target, piece));
+            let (side, places): (_, Vec<_>) = match &segment.source {
+                Source::Frame(frame) if !self.plan.stands[self.next.segment] => {
+                    let references = frame.references.iter();
+                    (Side::Running, references.flat_map(wanted).collect())
                 }
-                Source::Frame(frame) => {
-                    let wanted = frame.references.iter().flat_map(wanted);
-                    wanted.for_each(|piece| copies.push(Side::Running, piece));
+                Source::Copy { at } if !stand => {
+                    let old = *at..*at + u64::from(segment.bytes);
+                    (Side::Running, pieces(old).collect())
                 }
-                Source::Copy { .. } if stand => {
-                    pieces(own.clone()).for_each(|piece| copies.push(Side::Target, piece));
-                }
-                Source::Copy { at } => {
-                    pieces(*at..*at + u64::from(segment.bytes))
-                        .for_each(|piece| copies.push(Side::Running, piece));
-                }
-            }
+                Source::Frame(_) | Source::Copy { .. } => (Side::Target, pieces(own.clone()).collect()),
+            };
+            places.into_iter().for_each(|place| copies.push(side, place));
             self.next.segment += 1;
             self.next.at = own.end;
         }

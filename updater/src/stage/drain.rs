@@ -30,7 +30,7 @@ const FLUSH_STANDING_BYTES: u64 = 8 << 20;
 pub(super) enum Put {
     /// They have to be written.
     Fresh,
-    /// They were read from just there, past the cache, by this staging.
+    /// They are what this staging read just there, past the cache: nothing else reads them back.
     Standing,
 }
 
