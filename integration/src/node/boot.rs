@@ -17,6 +17,8 @@ pub(super) struct Boot {
     pub guard: Option<Process>,
     /// Where the power may be cut at a write.
     pub power: Option<Arc<Power>>,
+    /// Cancelled when it ends: nobody calls for a reboot of a system that is down.
+    pub over: CancellationToken,
     pub tasks: JoinSet<()>,
 }
 
@@ -31,6 +33,7 @@ impl Boot {
 
     /// Everything ends, and writes nothing more.
     pub fn stop(&mut self) {
+        self.over.cancel();
         for process in [&self.agent, &self.guard].into_iter().flatten() {
             process.kill();
         }

@@ -216,9 +216,6 @@ impl Hull {
                 Order::KillAgent => boot.agent.iter().for_each(Process::kill),
                 Order::KillGuard => boot.guard.iter().for_each(Process::kill),
                 Order::Reboot => {
-                    self.eye.note(Seen::Rebooting {
-                        node: self.spec.name.clone(),
-                    });
                     if boot.kubelet.is_some() {
                         let goodbye = kubelet::say_goodbye(&self.spec.kubelet, &self.spec.name);
                         let _best_effort = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
@@ -305,8 +302,16 @@ impl Hull {
             return Ok(boot);
         };
         make_fresh(&self.spec.config.settings.run_dir)?;
-        let reboots = self.reboots.clone();
-        let reboot = move || reboots.send(Order::Reboot).is_ok();
+        let (reboots, eye, node) = (self.reboots.clone(), self.eye.clone(), self.spec.name.clone());
+        let over = boot.over.clone();
+        // Seen when it is called, however long the order waits for its turn.
+        let reboot = move || {
+            if over.is_cancelled() {
+                return false;
+            }
+            eye.note(Seen::Rebooting { node: node.clone() });
+            reboots.send(Order::Reboot).is_ok()
+        };
         let kernel = Arc::new(Kernel::new(slot, boot_id.clone(), release, reboot));
         if self.spec.saboteur.may_cut_power(&self.spec.name) {
             let state = &self.spec.config.settings.state_dir;

@@ -82,11 +82,15 @@ impl Outside for Kernel {
         Some(self.version.clone())
     }
 
+    async fn flush(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     async fn reboot(&self) -> Result<(), String> {
         if (self.reboot)() {
             Ok(())
         } else {
-            Err("the simulation is over".to_owned())
+            Err("the system is going down, or the simulation is over".to_owned())
         }
     }
 

@@ -54,6 +54,9 @@ impl Outside for Kernel {
     fn image_version(&self) -> Option<String> {
         None
     }
+    async fn flush(&self) -> Result<(), String> {
+        Ok(())
+    }
     async fn reboot(&self) -> Result<(), String> {
         self.reboots.fetch_add(1, Ordering::SeqCst);
         Ok(())

@@ -21,6 +21,10 @@ pub struct ArmRequest {
     /// What is left of the grant; none for root's own.
     #[serde(rename = "remainingMs", with = "millis::maybe", default)]
     pub remaining: Option<Duration>,
+    /// When that was left, in time since boot, which guard and agent count alike; on the way here some of it
+    /// passed. None, of an agent that does not say: when the guard hears it.
+    #[serde(rename = "countedAtMs", with = "millis::maybe", default)]
+    pub counted_at: Option<Duration>,
     #[serde(rename = "confirmWaitMs", with = "millis")]
     pub confirm_wait: Duration,
     /// The node's floor once this release is marked good: the higher of its own and the journal's.
@@ -91,6 +95,8 @@ pub enum Event {
         effect: Effect,
         text: String,
     },
+    /// Not performed: its [`latest`](crate::latest) had come.
+    TooLate(Effect),
 }
 
 /// What the shell has to do, after the journal was written. Each may be done twice.

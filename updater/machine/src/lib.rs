@@ -16,7 +16,7 @@ mod status;
 mod wire;
 
 pub use event::{ArmRequest, Effect, Event, GoodRequest, Refusal, Step, Verdict, Word};
-pub use guard::{NextTick, next_tick, step};
+pub use guard::{NextTick, latest, next_tick, step};
 pub use journal::{
     Attempt, Checks, Class, CommittedRelease, Deadline, EndState, Ended, FailedDigest, JOURNAL_MAJOR,
     Journal, MAX_ENDED, MAX_FAILED, MAX_TRIAL_BOOTS, Origin, Phase, TrialBoot,

@@ -2,6 +2,7 @@
 //! once more and reboot. No answer or no match: nothing is done, and what is armed is disarmed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use drydock_images::TrustError;
 use drydock_machine::agent::{Facts, GrantRefusal, Order, check_grant};
@@ -68,6 +69,15 @@ impl NotArmed {
     }
 }
 
+/// A grant that holds.
+struct Checked {
+    order: Order,
+    facts: Facts,
+    /// What was left of it at `counted_at`, in time since boot.
+    remaining: Duration,
+    counted_at: Duration,
+}
+
 impl Agent {
     /// True if it is armed.
     pub(super) async fn arm(&mut self, attempt: &str) -> Result<bool, AgentError> {
@@ -90,7 +100,7 @@ impl Agent {
     }
 
     async fn try_arm(&mut self, attempt: &str) -> Result<(), NotArmed> {
-        let (order, facts, _) = self.check(attempt).await?;
+        let Checked { order, facts, .. } = self.check(attempt).await?;
         let guard = facts.guard.clone().ok_or(GrantRefusal::NoGuard)?;
         let (target, record) = self.target(&guard).await?;
         self.must_be_listed(&order, &record, &guard, target).await?;
@@ -104,15 +114,16 @@ impl Agent {
             self.forget(target, &lock, &error).await?;
             return Err(NotArmed::ReadBack(error));
         }
-        let (order, _, remaining) = self.check(attempt).await?;
-        let grant = order.grant.ok_or(GrantRefusal::NoGrant)?;
+        let checked = self.check(attempt).await?;
+        let grant = checked.order.grant.ok_or(GrantRefusal::NoGrant)?;
         let floor = staging::highest_floor(record.floor.as_ref(), guard.floor.as_ref());
         let request = Request::Arm(ArmRequest {
             attempt: grant.attempt,
             digest: grant.digest,
             origin: Origin::Cluster,
             target: machine_slot(target),
-            remaining: Some(remaining),
+            remaining: Some(checked.remaining),
+            counted_at: Some(checked.counted_at),
             confirm_wait: grant.confirm_wait,
             floor: floor.map(|floor| floor.to_string()),
         });
@@ -122,7 +133,9 @@ impl Agent {
     }
 
     /// The object as the server has it now, and what is left of its grant.
-    async fn check(&mut self, attempt: &str) -> Result<(Order, Facts, std::time::Duration), NotArmed> {
+    async fn check(&mut self, attempt: &str) -> Result<Checked, NotArmed> {
+        // Before the question: the server says its time at some moment after it.
+        let counted_at = self.env.outside.since_boot();
         let (object, date): (_, Timestamp) = self.object.read().await?.ok_or(NotArmed::NoObject)?;
         let order = object::order(&object);
         self.own = Own::Present(Box::new(object));
@@ -134,7 +147,12 @@ impl Agent {
         if order.grant.as_ref().is_none_or(|grant| grant.attempt != attempt) {
             return Err(GrantRefusal::NoGrant.into());
         }
-        Ok((order, facts.0, remaining))
+        Ok(Checked {
+            order,
+            facts: facts.0,
+            remaining,
+            counted_at,
+        })
     }
 
     async fn target(&self, guard: &GuardStatus) -> Result<(SlotName, SlotRecord), NotArmed> {

@@ -40,12 +40,12 @@ pub(super) async fn rollback(session: &Session, reboot: bool) -> Result<Answer, 
     let attempt = request.attempt.clone();
     let status = session.follow(Request::Rollback(request)).await?;
     if reboot && !guarded {
-        session
-            .env
-            .outside
-            .reboot()
-            .await
-            .map_err(|text| CliError::Failed { word: "Reboot", text })?;
+        let (outside, failed) = (&session.env.outside, |text| CliError::Failed {
+            word: "Reboot",
+            text,
+        });
+        outside.flush().await.map_err(failed)?;
+        outside.reboot().await.map_err(failed)?;
         return Ok(armed_answer(&attempt, target, &record, true));
     }
     session.armed(&attempt, target, &record, &status, reboot).await
@@ -148,6 +148,7 @@ impl Session {
             origin: Origin::Root,
             target: machine_slot(target),
             remaining: None,
+            counted_at: None,
             confirm_wait: self.settings().confirm_wait,
             floor: floor.map(|floor| floor.to_string()),
         })

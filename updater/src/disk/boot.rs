@@ -3,11 +3,14 @@
 //! Every change is one write of the partition table, checked before it is made: what the loader would
 //! boot after it must be what was asked for (S5, S14). Whether a change is *wanted* is decided elsewhere.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::bits::{BootBits, Loader};
 use super::device::Device;
 use super::error::DiskError;
+use super::gate::WriteGate;
 use super::slots::{SlotName, SlotSelectors, Slots};
 use super::table::{GptHealth, Table};
 use super::view::{Pair, View};
@@ -157,6 +160,15 @@ impl GptBootControl {
     #[must_use]
     pub fn new(device: Device, loader: Loader, a: SlotSelectors, b: SlotSelectors) -> Self {
         Self { device, loader, a, b }
+    }
+
+    /// The same behind another gate.
+    #[must_use]
+    pub fn behind(&self, gate: Arc<dyn WriteGate>) -> Self {
+        Self {
+            device: self.device.behind(gate),
+            ..self.clone()
+        }
     }
 
     /// The table as it is now, and both slots on it.

@@ -284,6 +284,12 @@ impl Device {
         Ok(Self::new(path, Arc::new(FileDisk::open(path, access)?), gate))
     }
 
+    /// The same disk behind another gate.
+    #[must_use]
+    pub fn behind(&self, gate: Arc<dyn WriteGate>) -> Self {
+        Self { gate, ..self.clone() }
+    }
+
     /// Puts a disk behind a gate.
     #[must_use]
     pub fn new(path: &Path, raw: Arc<dyn RawDisk>, gate: Arc<dyn WriteGate>) -> Self {

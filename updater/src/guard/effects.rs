@@ -1,10 +1,13 @@
 //! The guard's hands: boot control, the reboot call, the checks. Each effect can be performed twice.
 
-use drydock_machine::{ArmRequest, Effect, Slot};
+use std::sync::Arc;
+
+use drydock_machine::{ArmRequest, Effect, Event, Slot, latest};
 
 use super::kernel::unguarded_kernel;
 use super::{Guard, GuardError, Message, checks};
 use crate::disk::{BootControl, BootError, Disarmed, GptBootControl, SlotName};
+use crate::node::UntilOver;
 use crate::stage::{Hashing, StageError, identify_running};
 
 /// The machine's word for a slot.
@@ -26,8 +29,12 @@ pub fn boot_slot(slot: Slot) -> SlotName {
 }
 
 impl Guard {
-    pub(super) async fn perform(&mut self, effect: Effect) -> Result<Result<(), String>, GuardError> {
-        match effect {
+    /// Performs it, and says what came of it.
+    pub(super) async fn perform(&mut self, effect: Effect) -> Result<Event, GuardError> {
+        let latest = latest(&self.journal, &self.node().boot_id, effect);
+        let outside = self.env.outside.clone();
+        let too_late = move || latest.is_some_and(|end| outside.since_boot() >= end);
+        let done = match effect {
             Effect::RunChecks => {
                 self.checks_running = true;
                 let run = checks::run(self.config.clone(), self.env.clone());
@@ -37,22 +44,38 @@ impl Guard {
                     // The loop is gone only when the guard is.
                     let _stopped = to_loop.send(Message::Checked(outcome)).await;
                 });
-                Ok(Ok(()))
+                Ok(())
             }
-            Effect::Reboot if self.cancel.is_cancelled() => Ok(Err("the guard is stopping".to_owned())),
-            Effect::Reboot => Ok(self.env.outside.reboot().await),
+            Effect::Reboot if self.cancel.is_cancelled() => Err("the guard is stopping".to_owned()),
+            Effect::Reboot => match self.env.outside.flush().await {
+                Ok(()) if too_late() => return Ok(Event::TooLate(effect)),
+                Ok(()) => self.env.outside.reboot().await,
+                Err(text) => Err(text),
+            },
             Effect::ArmSlot { .. }
             | Effect::Disarm { .. }
             | Effect::MarkGood { .. }
             | Effect::GoBack { .. } => {
-                let (control, held) = (self.node().control.clone(), self.lock.clone());
+                let (control, held) = (&self.node().control, self.lock.clone());
+                let gate = UntilOver::new(control.device().gate(), too_late.clone());
+                let control = control.behind(Arc::new(gate));
                 let done = tokio::task::spawn_blocking(move || {
                     let _held = held;
                     change(&control, effect)
                 });
-                Ok(done.await?.map_err(|error| error.to_string()))
+                match done.await? {
+                    Err(error) if too_late() => {
+                        tracing::warn!(%error, "boot control");
+                        return Ok(Event::TooLate(effect));
+                    }
+                    done => done.map_err(|error| error.to_string()),
+                }
             }
-        }
+        };
+        Ok(match done {
+            Ok(()) => Event::EffectDone(effect),
+            Err(text) => Event::EffectFailed { effect, text },
+        })
     }
 
     /// Runs the required checks before a request is followed (`mark-good`).
@@ -100,7 +123,7 @@ impl Guard {
         let now = self.env.outside.since_boot();
         if let Some(since) = self.hashing_since.replace(now) {
             let took = now.saturating_sub(since);
-            self.happen(drydock_machine::Event::Identified { took }).await?;
+            self.happen(Event::Identified { took }).await?;
         } else {
             self.hashing_since = None;
         }

@@ -332,14 +332,17 @@ impl Guard {
             }
             let Some(effect) = next.effect else { continue };
             tracing::info!(?effect, "performing");
-            events.push_back(match self.perform(effect).await? {
-                Ok(()) => Event::EffectDone(effect),
-                Err(text) => {
-                    self.note(&text);
-                    outcome = Outcome::Failed(text.clone());
-                    Event::EffectFailed { effect, text }
-                }
-            });
+            let done = self.perform(effect).await?;
+            let failed = match &done {
+                Event::EffectFailed { text, .. } => Some(text.as_str()),
+                Event::TooLate(_) => Some("the grant was over before this could be done"),
+                _ => None,
+            };
+            if let Some(text) = failed {
+                self.note(text);
+                outcome = Outcome::Failed(text.to_owned());
+            }
+            events.push_back(done);
         }
         if matches!(outcome, Outcome::Done) {
             self.last_problem = None;

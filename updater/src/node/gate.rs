@@ -1,4 +1,4 @@
-//! The write gate of a process that can be told to stop: after that it writes nothing more.
+//! Write gates that fall shut: of a process that is told to stop, and of what may be done for a time alone.
 
 use std::io;
 use std::sync::Arc;
@@ -27,6 +27,33 @@ impl WriteGate for UntilCancelled {
                 io::ErrorKind::Interrupted,
                 "the process is stopping",
             ));
+        }
+        self.within.before(event)
+    }
+
+    fn after(&self, event: &WriteEvent<'_>) -> io::Result<()> {
+        self.within.after(event)
+    }
+}
+
+/// Passes everything to the gate within, until `is_over` says so: what a grant allows, it does not allow
+/// after its end, however long the disk or its lock was waited for.
+pub struct UntilOver<F> {
+    within: Arc<dyn WriteGate>,
+    is_over: F,
+}
+
+impl<F: Fn() -> bool + Send + Sync> UntilOver<F> {
+    #[must_use]
+    pub fn new(within: Arc<dyn WriteGate>, is_over: F) -> Self {
+        Self { within, is_over }
+    }
+}
+
+impl<F: Fn() -> bool + Send + Sync> WriteGate for UntilOver<F> {
+    fn before(&self, event: &WriteEvent<'_>) -> io::Result<()> {
+        if (self.is_over)() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the grant is over"));
         }
         self.within.before(event)
     }

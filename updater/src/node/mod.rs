@@ -20,7 +20,7 @@ use crate::disk::gate::{OpenGate, WriteGate};
 use crate::disk::{Access, Device, DiskError, GptBootControl, RawDisk, RunningError, SlotName, running_slot};
 use crate::state::{StateDir, StateError};
 
-pub use gate::UntilCancelled;
+pub use gate::{UntilCancelled, UntilOver};
 pub use pace::Pace;
 pub use real::RealNode;
 
@@ -51,7 +51,13 @@ pub trait Outside: Send + Sync + fmt::Debug {
     /// `IMAGE_VERSION` of os-release: a hint, where the running release is not proven.
     fn image_version(&self) -> Option<String>;
 
-    /// Flushes and calls for a reboot; returns once the call was taken, or not at all.
+    /// Flushes all file systems, as a reboot wants it. Takes as long as they have to write.
+    ///
+    /// # Errors
+    /// Why that could not be done, in words.
+    async fn flush(&self) -> Result<(), String>;
+
+    /// Calls for a reboot, after a flush; returns once the call was taken, or not at all.
     ///
     /// # Errors
     /// The call was refused, in words.

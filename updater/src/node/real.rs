@@ -49,9 +49,12 @@ impl Outside for RealNode {
         text.lines().find_map(value)
     }
 
-    async fn reboot(&self) -> Result<(), String> {
+    async fn flush(&self) -> Result<(), String> {
         let flushed = tokio::task::spawn_blocking(nix::unistd::sync).await;
-        flushed.map_err(|error| error.to_string())?;
+        flushed.map_err(|error| error.to_string())
+    }
+
+    async fn reboot(&self) -> Result<(), String> {
         if !Path::new("/run/systemd/system").exists() {
             return match nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT) {
                 Ok(never) => match never {},

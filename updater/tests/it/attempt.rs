@@ -27,6 +27,7 @@ pub fn arm() -> Request {
         origin: Origin::Cluster,
         target: Slot::B,
         remaining: Some(Duration::from_secs(600)),
+        counted_at: None,
         confirm_wait: Duration::from_secs(600),
         floor: Some("2.0".to_owned()),
     })

@@ -2,14 +2,15 @@
 //! before and after each of its writes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::attempt::{ATTEMPT, arm, client, confirm, push};
-use crate::node_world::World;
+use crate::node_world::{Machine, World};
 use drydock_machine::{AttemptState, GuardStatus, PhaseName, Request, Slot};
-use drydock_updater::disk::gate::{CutGate, CutSide, OpenGate, WriteGate};
+use drydock_updater::disk::gate::{CutGate, CutSide, OpenGate, WriteEvent, WriteGate, WriteKind};
 use drydock_updater::disk::{BootControl, Loader, SlotName};
 use drydock_updater::guard::{self, AskError, GuardClient, GuardError};
 use tokio::task::JoinHandle;
@@ -161,6 +162,69 @@ async fn the_guard_disarms_when_the_grant_is_over_though_nobody_asks() {
         "{refused}"
     );
     guard.kill().await;
+}
+
+/// A disk on which the next write of this kind takes as long as it is told.
+struct SlowDisk {
+    machine: Arc<Machine>,
+    slow: WriteKind,
+    takes: Mutex<Duration>,
+}
+
+impl WriteGate for SlowDisk {
+    fn after(&self, event: &WriteEvent<'_>) -> io::Result<()> {
+        if event.kind == self.slow {
+            self.machine.stall(&self.takes);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_that_ends_while_the_disk_is_slow_arms_nothing_and_reboots_nothing() {
+    let reboot = Request::Reboot {
+        attempt: ATTEMPT.to_owned(),
+    };
+    for slow in [
+        "the journal at arming",
+        "the first copy of the table at arming",
+        "the journal at the reboot",
+        "the flush before it",
+    ] {
+        let world = World::new(Loader::GptPrio);
+        let disk = Arc::new(SlowDisk {
+            machine: world.machine.clone(),
+            slow: if slow.contains("table") {
+                WriteKind::DeviceFlush
+            } else {
+                WriteKind::FileSync
+            },
+            takes: Mutex::default(),
+        });
+        let (guard, client) = (Running::start(&world, disk.clone()), client(&world));
+        until(&client, |_| true).await;
+        let late = Duration::from_secs(601);
+        let asked = if slow.ends_with("arming") {
+            *disk.takes.lock().unwrap() = late;
+            client.ask(&arm()).await
+        } else {
+            client.ask(&arm()).await.unwrap();
+            let takes = if slow.starts_with("the journal") {
+                &disk.takes
+            } else {
+                &world.machine.flush_takes
+            };
+            *takes.lock().unwrap() = late;
+            client.ask(&reboot).await
+        };
+        let refused = asked.unwrap_err().to_string();
+        assert!(refused.contains("the grant was over"), "{slow}: {refused}");
+        let over = until(&client, |status| phase(status) == Some(PhaseName::Ended)).await;
+        assert_eq!(over.next, Some(Slot::A), "{slow}");
+        assert_eq!(over.attempt.unwrap().code.as_deref(), Some("GrantOver"), "{slow}");
+        assert_eq!(world.machine.reboots.load(Ordering::SeqCst), 0, "{slow}");
+        guard.kill().await;
+    }
 }
 
 /// Drives the attempt as agent and coordinator would, whatever state it is found in, to its end.

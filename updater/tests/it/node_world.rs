@@ -26,6 +26,8 @@ pub struct Machine {
     pub boot: AtomicU64,
     pub running: Mutex<SlotName>,
     booted: Mutex<Instant>,
+    /// How long the next flush of all file systems takes.
+    pub flush_takes: Mutex<Duration>,
     pub healthy: AtomicBool,
     pub reboots: AtomicU64,
     pub reboot_called: Notify,
@@ -53,6 +55,11 @@ impl Outside for Machine {
         Some("1.0".to_owned())
     }
 
+    async fn flush(&self) -> Result<(), String> {
+        self.stall(&self.flush_takes);
+        Ok(())
+    }
+
     async fn reboot(&self) -> Result<(), String> {
         self.reboots.fetch_add(1, Ordering::SeqCst);
         self.reboot_called.notify_one();
@@ -77,10 +84,16 @@ impl Machine {
             boot: AtomicU64::new(1),
             running: Mutex::new(SlotName::A),
             booted: Mutex::new(Instant::now()),
+            flush_takes: Mutex::new(Duration::ZERO),
             healthy: AtomicBool::new(true),
             reboots: AtomicU64::new(0),
             reboot_called: Notify::new(),
         }
+    }
+
+    /// Time passes, once.
+    pub fn stall(&self, time: &Mutex<Duration>) {
+        *self.booted.lock().unwrap() -= std::mem::take(&mut *time.lock().unwrap());
     }
 }
 

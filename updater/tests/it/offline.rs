@@ -78,6 +78,9 @@ impl Outside for WrongClock {
     fn image_version(&self) -> Option<String> {
         None
     }
+    async fn flush(&self) -> Result<(), String> {
+        Ok(())
+    }
     async fn reboot(&self) -> Result<(), String> {
         Err("a test reboots nothing".to_owned())
     }

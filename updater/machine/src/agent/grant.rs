@@ -65,8 +65,11 @@ impl GrantRefusal {
     }
 }
 
+/// A `Date` header says whole seconds: the server's clock may have been this much further.
+const DATE_STEP: Duration = Duration::from_secs(1);
+
 /// Everything of step 8 but the read-back. `date` is the `Date` header of the answer that brought `order`.
-/// What is left of the grant is at most ten minutes.
+/// What is left of the grant, counted from before that answer was asked for, is at most ten minutes.
 ///
 /// # Errors
 /// The first condition that does not hold.
@@ -103,7 +106,8 @@ pub fn check_grant(order: &Order, facts: &Facts, date: Timestamp) -> Result<Dura
         });
     }
     let left = grant.not_after.duration_since(date);
-    let left = Duration::try_from(left).unwrap_or_default().min(LONGEST);
+    let left = Duration::try_from(left).unwrap_or_default();
+    let left = left.saturating_sub(DATE_STEP).min(LONGEST);
     if left.is_zero() {
         return Err(GrantRefusal::Over {
             not_after: grant.not_after,

@@ -92,13 +92,41 @@ impl Machine<'_> {
             (Effect::ArmSlot { .. }, Phase::Armed { .. }) => {
                 self.start_disarming(attempt, EndState::NotTried, "ArmFailed", &text)
             }
-            (Effect::Reboot, Phase::Used) => {
-                // The call was refused, so none is on its way.
-                let mut attempt = attempt;
-                attempt.phase = Phase::Armed { in_table: true };
-                self.start_disarming(attempt, EndState::NotTried, "RebootFailed", &text)
-            }
+            (Effect::Reboot, Phase::Used) => self.not_rebooted(attempt, "RebootFailed", &text),
             // Tried again at the next tick; where there is no way back, that tick finds it.
+            (
+                Effect::ArmSlot { .. }
+                | Effect::Disarm { .. }
+                | Effect::MarkGood { .. }
+                | Effect::GoBack { .. }
+                | Effect::Reboot
+                | Effect::RunChecks,
+                _,
+            ) => {
+                self.keep(attempt);
+                None
+            }
+        }
+    }
+
+    /// The call was refused or not made, so none is on its way.
+    fn not_rebooted(&mut self, mut attempt: Attempt, code: &str, text: &str) -> Option<Effect> {
+        attempt.phase = Phase::Armed { in_table: true };
+        self.start_disarming(attempt, EndState::NotTried, code, text)
+    }
+
+    pub(super) fn too_late(&mut self, effect: Effect) -> Option<Effect> {
+        let attempt = self.journal.current.take()?;
+        match (effect, &attempt.phase) {
+            (Effect::ArmSlot { .. }, Phase::Armed { .. }) => {
+                let text = "the grant was over before the slot was armed";
+                self.start_disarming(attempt, EndState::NotTried, "GrantOver", text)
+            }
+            (Effect::Reboot, Phase::Used) => {
+                let text = "the grant was over before the reboot could be called";
+                self.not_rebooted(attempt, "GrantOver", text)
+            }
+            // These ask no grant.
             (
                 Effect::ArmSlot { .. }
                 | Effect::Disarm { .. }

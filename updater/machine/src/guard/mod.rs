@@ -38,6 +38,7 @@ pub fn step(journal: &Journal, seen: &Seen, timing: &Timing, event: Event) -> St
         Event::MarkGood(request) => machine.mark_good(request),
         Event::EffectDone(effect) => Ok(machine.effect_done(effect)),
         Event::EffectFailed { effect, text } => Ok(machine.effect_failed(effect, text)),
+        Event::TooLate(effect) => Ok(machine.too_late(effect)),
     };
     let (effect, refused) = match done {
         Ok(effect) => (effect, None),
@@ -48,6 +49,21 @@ pub fn step(journal: &Journal, seen: &Seen, timing: &Timing, event: Event) -> St
         effect,
         refused,
     }
+}
+
+/// From when on, in time since boot, `effect` must not be performed any more: the end of the grant that it
+/// is decided under. To be looked at right before it is performed: to write the journal, and to flush all
+/// else before a reboot, takes as long as the disk wants. `None`: it asks no grant.
+#[must_use]
+pub fn latest(journal: &Journal, boot_id: &str, effect: Effect) -> Option<Duration> {
+    let attempt = journal.current.as_ref()?;
+    let deadline = attempt.deadline.as_ref()?;
+    let granted = matches!(
+        (effect, &attempt.phase),
+        (Effect::ArmSlot { .. }, Phase::Armed { .. }) | (Effect::Reboot, Phase::Used)
+    );
+    let this_boot = deadline.boot_id == boot_id;
+    granted.then_some(if this_boot { deadline.at } else { Duration::ZERO })
 }
 
 /// When the guard's shell has to come back with [`Event::Tick`].

@@ -1,5 +1,7 @@
 //! What the agent and root ask of the guard, and when it refuses.
 
+use std::time::Duration;
+
 use super::{Asked, Machine};
 use crate::event::{ArmRequest, Effect, GoodRequest, Refusal, Verdict, Word};
 use crate::journal::{Attempt, Checks, Deadline, EndState, Origin, Phase, TrialBoot};
@@ -11,9 +13,9 @@ impl Machine<'_> {
         let running = self.check_arm(&request)?;
         let target = request.target;
         let effect = Effect::ArmSlot { target, running };
-        let deadline = request.remaining.map(|remaining| Deadline {
+        let deadline = self.end_of(&request).map(|at| Deadline {
             boot_id: self.seen.boot_id.clone(),
-            at: self.seen.now + remaining,
+            at,
         });
         if let Some(current) = &mut self.journal.current {
             current.deadline = match (current.deadline.take(), deadline) {
@@ -39,6 +41,12 @@ impl Machine<'_> {
             other: serde_json::Map::new(),
         });
         Ok(Some(effect))
+    }
+
+    /// When the grant ends, in time since boot. An agent whose clock is ahead of the guard's gains nothing.
+    fn end_of(&self, request: &ArmRequest) -> Option<Duration> {
+        let counted_at = request.counted_at.unwrap_or(self.seen.now).min(self.seen.now);
+        Some(counted_at + request.remaining?)
     }
 
     fn check_arm(&self, request: &ArmRequest) -> Result<Slot, Refusal> {
@@ -75,9 +83,9 @@ impl Machine<'_> {
                 found: record.unwrap_or("nothing that is known").to_owned(),
             });
         }
-        let over = match (request.origin, request.remaining) {
-            (Origin::Cluster, remaining) => remaining.is_none_or(|left| left.is_zero()),
-            (Origin::Root | Origin::Lost, _) => false,
+        let over = match request.origin {
+            Origin::Cluster => self.end_of(request).is_none_or(|end| end <= self.seen.now),
+            Origin::Root | Origin::Lost => false,
         };
         if over {
             Err(Refusal::GrantOver(request.attempt.clone()))
@@ -135,7 +143,7 @@ impl Machine<'_> {
         let over = attempt
             .deadline
             .as_ref()
-            .is_some_and(|end| self.is_over(end, std::time::Duration::ZERO));
+            .is_some_and(|end| self.is_over(end, Duration::ZERO));
         if over {
             // The tick that is due disarms; here is only the answer.
             self.keep(attempt);

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use drydock_machine::{
-    ArmRequest, Effect, Event, Journal, Origin, Phase, Seen, Slot, SlotSeen, Timing, Verdict, Word, step,
+    ArmRequest, Effect, Event, Journal, Origin, Phase, Seen, Slot, SlotSeen, Timing, Verdict, Word, latest,
+    step,
 };
 
 const WAIT: Duration = Duration::from_secs(900);
@@ -185,6 +186,13 @@ impl World {
         }
     }
 
+    /// A disk that takes its time, a process that waits for a CPU.
+    fn stall(&mut self) {
+        if self.faults && self.dice.roll(20) == 0 {
+            self.now += Duration::from_secs(self.dice.roll(1_200));
+        }
+    }
+
     /// The guard's shell, as `updater/src/guard` has it: journal, effect, what follows.
     fn happen(&mut self, event: Event) -> bool {
         if !self.alive {
@@ -218,6 +226,7 @@ impl World {
             self.fate(40)?;
             self.disk = Some(serde_json::to_string(&done.journal).unwrap());
             self.fate(40)?;
+            self.stall();
         }
         if let Some(effect) = done.effect {
             let outcome = self.perform(effect, &done.journal)?;
@@ -225,19 +234,23 @@ impl World {
             if !self.alive {
                 return Ok(true);
             }
-            events.push_back(match outcome {
-                Ok(()) => Event::EffectDone(effect),
-                Err(text) => Event::EffectFailed { effect, text },
-            });
+            events.push_back(outcome);
         }
         Ok(done.refused.is_none())
     }
 
-    fn perform(&mut self, effect: Effect, journal: &Journal) -> Result<Result<(), String>, Died> {
+    fn perform(&mut self, effect: Effect, journal: &Journal) -> Result<Event, Died> {
+        if latest(journal, &self.boot_id(), effect).is_some_and(|end| self.now >= end) {
+            self.log.push(format!("  too late: {effect:?}"));
+            return Ok(Event::TooLate(effect));
+        }
         self.log.push(format!("  {effect:?}"));
         let current = journal.current.as_ref();
         if effect != Effect::RunChecks && self.faults && self.dice.roll(12) == 0 {
-            return Ok(Err("the disk is full".to_owned()));
+            return Ok(Event::EffectFailed {
+                effect,
+                text: "the disk is full".to_owned(),
+            });
         }
         match effect {
             Effect::ArmSlot { target, running } => {
@@ -315,7 +328,7 @@ impl World {
             }
         }
         self.always();
-        Ok(Ok(()))
+        Ok(Event::EffectDone(effect))
     }
 
     /// What holds at every moment.
@@ -374,12 +387,16 @@ impl World {
             return;
         }
         let digest = self.slot(target).record.clone().unwrap();
+        let counted_at = self.now;
+        // The way from the API server's answer to the guard.
+        self.stall();
         self.happen(Event::Arm(ArmRequest {
             attempt: name.to_owned(),
             digest,
             origin: Origin::Cluster,
             target,
-            remaining: Some(until - self.now),
+            remaining: Some(until - counted_at),
+            counted_at: Some(counted_at),
             confirm_wait: WAIT,
             floor: None,
         }));
