@@ -152,15 +152,24 @@ impl<'a> Assembly<'a> {
         Ok(self.made)
     }
 
-    /// Whether the first page that the running slot has stands in the target.
+    /// Whether the first page, or piece of one, that the running slot has stands in the target.
     fn look_at_first(&mut self, plans: &[(PageRef, PagePlan)]) {
-        let copied = |(_, plan): &&(PageRef, PagePlan)| matches!(plan, PagePlan::Copy { .. });
-        if let Some((named, _)) = plans.iter().find(copied) {
-            let place = (Side::Target, named.offset);
-            let there = whole_page(&mut self.seeds, &mut self.piece, place, named);
-            let list = there.map(|bytes| ChunkList::of(bytes, self.pages.cuts()));
-            self.standing
-                .saw(list.is_some_and(|list| list.id() == named.list));
+        let stands = plans.iter().find_map(|(named, plan)| match plan {
+            PagePlan::Copy { .. } => {
+                let place = (Side::Target, named.offset);
+                let there = whole_page(&mut self.seeds, &mut self.piece, place, named);
+                let list = there.map(|bytes| ChunkList::of(bytes, self.pages.cuts()));
+                Some(list.is_some_and(|list| list.id() == named.list))
+            }
+            PagePlan::Pieces(of) => of.pieces.iter().find_map(|piece| match piece.frame {
+                Some((_, Source::Running(_))) => {
+                    Some(self.copy_standing(&piece.place, &of.chunks[piece.chunks.clone()]))
+                }
+                Some((_, Source::Target | Source::Fetch)) | None => None,
+            }),
+        });
+        if let Some(stands) = stands {
+            self.standing.saw(stands);
             self.standing.end_group();
         }
     }
@@ -286,7 +295,14 @@ impl<'a> Assembly<'a> {
     ) -> Result<(), StageError> {
         let found = match source {
             Source::Running(_) if stand && self.looked_for(place, chunks) => Some(Put::Standing),
-            Source::Running(_) => self.copy_running(chunks).then_some(Put::Fresh),
+            Source::Running(_) => {
+                self.standing.look(&mut self.seeds, place.start);
+                let is_there = self.copy_running(chunks);
+                if is_there {
+                    self.standing.compare(place.start, &self.piece);
+                }
+                is_there.then_some(Put::Fresh)
+            }
             Source::Target => self.copy_standing(place, chunks).then_some(Put::Standing),
             Source::Fetch => None,
         };

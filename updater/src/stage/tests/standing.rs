@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::*;
 use super::delta::{fixture_of, record_running};
-use super::fixture::{DOUBLED, Fixture, MIB, Node, control, kernel_image, now, root_image};
+use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, control, kernel_image, now, root_image};
 use super::spoilt::Spoilt;
 use crate::disk::gate::{Killed, OpenGate, Recorder, WriteEvent, WriteGate, WriteKind};
 use crate::disk::sim::{SimDisk, mixed};
@@ -21,14 +21,14 @@ const OLD: u64 = DOUBLED + 1;
 const NEW: u64 = DOUBLED + 2;
 
 /// A node that runs the old release, and whose other slot has the new one but for these bytes of its root.
-fn disk_image(fixture: &Fixture, wrong: &[Range<usize>]) -> Vec<u8> {
-    let mut image = fixture.disk_image(OLD);
+fn disk_image(fixture: &Fixture, (old, new): (u64, u64), wrong: &[Range<usize>]) -> Vec<u8> {
+    let mut image = fixture.disk_image(old);
     let node = Node::on(image.clone(), fixture.path("probe"), Arc::new(OpenGate));
-    let mut root = root_image(NEW);
+    let mut root = root_image(new);
     for place in wrong {
         root[place.clone()].iter_mut().for_each(|byte| *byte ^= 0xA5);
     }
-    for (name, content) in [("kernel", kernel_image(NEW)), ("root", root)] {
+    for (name, content) in [("kernel", kernel_image(new)), ("root", root)] {
         let at = usize::try_from(node.slots().b.artifact(name).unwrap().start_bytes).unwrap();
         image[at..at + content.len()].copy_from_slice(&content);
     }
@@ -82,7 +82,7 @@ async fn whatever_stands_in_the_target_it_holds_the_release_and_what_is_right_is
         cases.push((places, 4 * MIB));
     }
     for (wrong, most) in cases {
-        let image = disk_image(&fixture, &wrong);
+        let image = disk_image(&fixture, (OLD, NEW), &wrong);
         for way in WAYS {
             let recorder = Arc::new(Recorder::default());
             let disk = SimDisk::new(image.clone(), 512);
@@ -109,11 +109,35 @@ async fn whatever_stands_in_the_target_it_holds_the_release_and_what_is_right_is
     }
 }
 
+/// Where no page is held as a whole: each has something new, and one has zeros, of which there is no frame.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_of_pages_that_all_have_something_new_is_not_written() {
+    for (old, new) in [(1, 2), (STRIPED + 1, STRIPED + 2)] {
+        let fixture = Fixture::new(&[old, new]).await;
+        let all = root_image(new).len();
+        let cases = [0..0, 500_000..500_001, 700_000..701_000, all - 100..all];
+        for (wrong, is_written) in cases.map(|wrong| (wrong.clone(), !wrong.is_empty())) {
+            let recorder = Arc::new(Recorder::default());
+            let image = disk_image(&fixture, (old, new), std::slice::from_ref(&wrong));
+            let node = Node::on(image, fixture.path(&format!("{new} {wrong:?}")), recorder.clone());
+            let (result, _) = fixture.stage(new, &node).await;
+            result.unwrap();
+            assert!(
+                node.content(SlotName::B, "root", all) == root_image(new),
+                "{wrong:?}"
+            );
+            let written = written(&node, &recorder);
+            assert_eq!(written > 0, is_written, "{wrong:?}: {written}");
+            assert!(written <= MIB, "{wrong:?}: {written}");
+        }
+    }
+}
+
 /// What a delta copies and stands costs one reading of the target, and none of the running slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_is_read_once_and_not_from_the_running_slot() {
     let fixture = fixture_of(OLD, NEW).await;
-    let image = disk_image(&fixture, &[]);
+    let image = disk_image(&fixture, (OLD, NEW), &[]);
     for (slot, reads) in [(SlotName::A, 0), (SlotName::B, 1)] {
         let node = Node::on(
             image.clone(),
@@ -219,7 +243,7 @@ async fn what_a_killed_staging_left_in_the_disks_own_cache_lasts_before_it_count
 fn a_cancellation_ends_a_staging_over_what_stands() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let fixture = runtime.block_on(fixture_of(OLD, NEW));
-    let image = disk_image(&fixture, &[]);
+    let image = disk_image(&fixture, (OLD, NEW), &[]);
     let mut cancelled = 0;
     for nth in 0..60 {
         let disk = SimDisk::new(image.clone(), 512);
