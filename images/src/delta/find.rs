@@ -264,6 +264,31 @@ impl Old {
         compared
     }
 
+    /// Where all of a segment stands. Chunks alone do not say: those across its ends may be new for what of
+    /// them is outside, and zeros are looked for nowhere.
+    fn whole(&self, wanted: &Wanted, compared: &Compared) -> io::Result<Option<u64>> {
+        // Of what is unpacked it is not known where in the image it was.
+        let moved = if wanted.frames.is_empty() {
+            compared.moved.as_slice()
+        } else {
+            &[]
+        };
+        let places = [moved.first(), moved.last()].into_iter().flatten();
+        let places = places.filter_map(|moved| moved.at.checked_sub(moved.from as u64));
+        let mut places: Vec<u64> = places.chain([wanted.at]).collect();
+        places.dedup();
+        let mut found = vec![0; wanted.image.len()];
+        for at in places {
+            match self.file.read_exact_at(&mut found, at) {
+                Ok(()) if found == wanted.image => return Ok(Some(at)),
+                // The old image may be shorter.
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// A segment of an image with those chunks, and what is stored of it. What of it cannot be packed again as
     /// it was is left packed.
     ///
@@ -293,15 +318,9 @@ impl Old {
             bytes: wanted.image.len() as u32,
             source: Source::Copy { at: 0 },
         };
-        if let [all] = compared.moved.as_slice()
-            && all.bytes == content.len()
-        {
-            let mut found = vec![0; content.len()];
-            self.file.read_exact_at(&mut found, all.at)?;
-            if found == *content {
-                segment.source = Source::Copy { at: all.at };
-                return Ok(Some((segment, Vec::new())));
-            }
+        if let Some(at) = self.whole(wanted, &compared)? {
+            segment.source = Source::Copy { at };
+            return Ok(Some((segment, Vec::new())));
         }
         let references = self.references(content, &compared)?;
         tools.ground.clear();

@@ -139,6 +139,35 @@ async fn what_a_delta_makes_is_the_new_image_and_only_what_is_new_is_stored() {
     }
 }
 
+/// Where all of a segment stands in one place it is copied, though the chunk across its end is new, and zeros
+/// are in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_stands_whole_is_a_copy() {
+    const SEGMENT: usize = 1 << 20;
+    let mut old = noise(1, 3 * SEGMENT);
+    old[SEGMENT + 300_000..][..500_000].fill(0);
+    let end = noise(5, BUILT_AGAIN_BYTES);
+    let new_end = built_again(&end, 0..BUILT_AGAIN_BYTES);
+    let mut new = old.clone();
+    for at in [SEGMENT - 10, 2 * SEGMENT + 10] {
+        new[at] ^= 1;
+    }
+    let fixture = Fixture::new().await;
+    let from = published(&fixture, "1.0", &[old, end].concat()).await;
+    let to = published(&fixture, "1.1", &[new, new_end].concat()).await;
+    make(&fixture, &from, &to).await.unwrap();
+    let repository = fixture.load(now()).await.unwrap();
+    let artifact = repository.manifest(&to).await.unwrap().artifacts[0].clone();
+    let delta = repository.delta(&from, &to).await.unwrap().unwrap();
+    let described = delta.artifact(&artifact.name).unwrap();
+    let head = repository.delta_head(&artifact, described).await.unwrap();
+    let copies = head.segments().filter_map(|segment| match segment.source {
+        Source::Copy { at } => Some(at),
+        Source::Frame(_) => None,
+    });
+    assert_eq!(copies.collect::<Vec<_>>(), [SEGMENT as u64]);
+}
+
 /// Content as programs have it: words that come again.
 fn words(seed: u64, bytes: usize) -> Vec<u8> {
     let dictionary = noise(77, 4096);
