@@ -20,7 +20,7 @@ use super::held::{Held, HeldBuilder, Keeping};
 use super::pages::Pages;
 use super::plan::{Copies, PagePlan, Pieces, Source, copied, places_of};
 use super::seed::{Seeds, Side};
-use super::standing::Standing;
+use super::standing::{Expected, Kin, Standing};
 use super::write::Counter;
 
 /// Pages of which it is decided together whether they are looked for in the target first; one in tests, whose
@@ -152,31 +152,31 @@ impl<'a> Assembly<'a> {
         Ok(self.made)
     }
 
-    /// Whether the first page, or piece of one, that the running slot has stands in the target.
+    /// Whether the first page, or piece of one, that the running slot has stands in the target; of each kind.
     fn look_at_first(&mut self, plans: &[(PageRef, PagePlan)]) {
-        let stands = plans.iter().find_map(|(named, plan)| match plan {
-            PagePlan::Copy { .. } => {
-                let place = (Side::Target, named.offset);
-                let there = whole_page(&mut self.seeds, &mut self.piece, place, named);
-                let list = there.map(|bytes| ChunkList::of(bytes, self.pages.cuts()));
-                Some(list.is_some_and(|list| list.id() == named.list))
-            }
-            PagePlan::Pieces(of) => of.pieces.iter().find_map(|piece| match piece.frame {
-                Some((_, Source::Running(_))) => {
-                    Some(self.copy_standing(&piece.place, &of.chunks[piece.chunks.clone()]))
+        for kin in [Kin::SamePlace, Kin::Elsewhere] {
+            let stands = plans.iter().find_map(|(named, plan)| match plan {
+                PagePlan::Copy { from } => (Kin::of(named.offset, *from) == kin).then(|| {
+                    let place = (Side::Target, named.offset);
+                    let there = whole_page(&mut self.seeds, &mut self.piece, place, named);
+                    let list = there.map(|bytes| ChunkList::of(bytes, self.pages.cuts()));
+                    list.is_some_and(|list| list.id() == named.list)
+                }),
+                PagePlan::Pieces(of) => {
+                    let first = of.pieces.iter().find(|piece| piece.kin() == Some(kin));
+                    first.map(|piece| self.copy_standing(&piece.place, &of.chunks[piece.chunks.clone()]))
                 }
-                Some((_, Source::Target | Source::Fetch)) | None => None,
-            }),
-        });
-        if let Some(stands) = stands {
-            self.standing.saw(stands);
-            self.standing.end_group();
+            });
+            if let Some(stands) = stands {
+                self.standing.saw(kin, stands);
+            }
         }
+        self.standing.end_group();
     }
 
-    /// Tells the reader what the pages are made of; whether they are looked for in the target first.
-    fn foresee<'p>(&mut self, group: &'p [(PageRef, PagePlan)]) -> (&'p [(PageRef, PagePlan)], bool) {
-        let stand = self.standing.is_expected();
+    /// Tells the reader what the pages are made of; what of it is looked for in the target first.
+    fn foresee<'p>(&mut self, group: &'p [(PageRef, PagePlan)]) -> (&'p [(PageRef, PagePlan)], Expected) {
+        let stand = self.standing.expected();
         self.seeds.foresee(places_of(group, stand));
         (group, stand)
     }
@@ -185,15 +185,16 @@ impl<'a> Assembly<'a> {
         &mut self,
         named: &PageRef,
         plan: &PagePlan,
-        stand: bool,
+        stand: Expected,
         drain: &mut Drain,
     ) -> Result<(), StageError> {
         self.page_at = named.offset;
         match plan {
             PagePlan::Copy { from } => {
-                if stand {
+                let kin = Kin::of(named.offset, *from);
+                if stand.of(kin) {
                     let stands = self.copy(named, (Side::Target, named.offset), drain)?;
-                    self.standing.saw(stands);
+                    self.standing.saw(kin, stands);
                     if stands {
                         return Ok(());
                     }
@@ -204,7 +205,7 @@ impl<'a> Assembly<'a> {
                 let page = self.remote.page(named)?;
                 self.counter.wire(u64::from(named.page_bytes));
                 let of = Pieces::of(named, &page, |_, _, _| Source::Running(Copies::default()));
-                self.pieces(named, &of, false, drain)
+                self.pieces(named, &of, Expected::default(), drain)
             }
             PagePlan::Pieces(of) => self.pieces(named, of, stand, drain),
         }
@@ -222,8 +223,9 @@ impl<'a> Assembly<'a> {
             Side::Running => Put::Fresh,
             Side::Target => Put::Standing,
         };
+        let kin = Kin::of(named.offset, at);
         if put == Put::Fresh {
-            self.standing.look(&mut self.seeds, named.offset);
+            self.standing.look(kin, &mut self.seeds, named.offset);
         }
         let Some(bytes) = whole_page(&mut self.seeds, &mut self.piece, (side, at), named) else {
             return Ok(false);
@@ -233,7 +235,7 @@ impl<'a> Assembly<'a> {
             return Ok(false);
         }
         if put == Put::Fresh {
-            self.standing.compare(named.offset, bytes);
+            self.standing.compare(kin, named.offset, bytes);
         }
         self.made.list(named.offset, named.list, list.chunks());
         self.rebuilder.known(bytes);
@@ -246,7 +248,7 @@ impl<'a> Assembly<'a> {
         &mut self,
         named: &PageRef,
         of: &Pieces,
-        stand: bool,
+        stand: Expected,
         drain: &mut Drain,
     ) -> Result<(), StageError> {
         self.made
@@ -270,12 +272,12 @@ impl<'a> Assembly<'a> {
         &mut self,
         place: &Range<u64>,
         chunks: &[Chunk],
-        stand: bool,
+        stand: Expected,
         drain: &mut Drain,
     ) -> Result<(), StageError> {
         // It is one chunk.
         let length = (place.end - place.start) as u32;
-        if stand && self.copy_standing(place, chunks) {
+        if stand.any() && self.copy_standing(place, chunks) {
             self.rebuilder.known(&self.piece);
             drain.put(&self.piece, Put::Standing)?;
         } else {
@@ -290,19 +292,11 @@ impl<'a> Assembly<'a> {
         (place, chunks): (&Range<u64>, &[Chunk]),
         (frame, source): (&Frame, &Source),
         stored_at: u64,
-        stand: bool,
+        stand: Expected,
         drain: &mut Drain,
     ) -> Result<(), StageError> {
         let found = match source {
-            Source::Running(_) if stand && self.looked_for(place, chunks) => Some(Put::Standing),
-            Source::Running(_) => {
-                self.standing.look(&mut self.seeds, place.start);
-                let is_there = self.copy_running(chunks);
-                if is_there {
-                    self.standing.compare(place.start, &self.piece);
-                }
-                is_there.then_some(Put::Fresh)
-            }
+            Source::Running(from) => self.frame_here((place, chunks), from.kin(place.start), stand),
             Source::Target => self.copy_standing(place, chunks).then_some(Put::Standing),
             Source::Fetch => None,
         };
@@ -351,11 +345,26 @@ impl<'a> Assembly<'a> {
         })
     }
 
-    /// As [`Assembly::copy_standing`], for what is expected to stand there.
-    fn looked_for(&mut self, place: &Range<u64>, chunks: &[Chunk]) -> bool {
-        let stands = self.copy_standing(place, chunks);
-        self.standing.saw(stands);
-        stands
+    /// Fills `piece` with a frame's content that one of the slots should have; which of them has it.
+    fn frame_here(
+        &mut self,
+        (place, chunks): (&Range<u64>, &[Chunk]),
+        kin: Kin,
+        stand: Expected,
+    ) -> Option<Put> {
+        if stand.of(kin) {
+            let stands = self.copy_standing(place, chunks);
+            self.standing.saw(kin, stands);
+            if stands {
+                return Some(Put::Standing);
+            }
+        }
+        self.standing.look(kin, &mut self.seeds, place.start);
+        let is_there = self.copy_running(chunks);
+        if is_there {
+            self.standing.compare(kin, place.start, &self.piece);
+        }
+        is_there.then_some(Put::Fresh)
     }
 
     /// Fills `piece` with what stands in this place of the target; whether it is these chunks.

@@ -23,7 +23,7 @@ use super::drain::{Drain, Put};
 use super::plan::{Copies, Ranges};
 use super::seed::{Seed, Seeds, Side};
 use super::segments::Segments;
-use super::standing::Standing;
+use super::standing::{Expected, Kin, Standing};
 use super::supply::pass_on;
 use super::write::Counter;
 
@@ -51,6 +51,8 @@ pub(super) struct DeltaPlan {
     /// By segment; of copies it is not asked.
     stands: Vec<bool>,
     pub ranges: Vec<Range<u64>>,
+    /// The first copies of each kind, and where they belong.
+    first: [Option<(u64, Segment)>; 2],
 }
 
 impl DeltaSupplier {
@@ -59,7 +61,7 @@ impl DeltaSupplier {
     /// # Errors
     /// See [`Segments::group`].
     pub(super) fn plan(&self, mut target: Seed) -> Result<DeltaPlan, StageError> {
-        let (mut misses, mut stands) = (0, Vec::new());
+        let (mut misses, mut stands, mut first) = (0, Vec::new(), [None, None]);
         let (mut ranges, mut at, mut stored_at) = (Ranges::default(), 0, 0);
         for number in 0.. {
             let group = self.segments.group(number)?;
@@ -69,9 +71,13 @@ impl DeltaSupplier {
             for segment in group {
                 let begin = at;
                 at += u64::from(segment.bytes);
-                let Source::Frame(frame) = &segment.source else {
-                    stands.push(false);
-                    continue;
+                let frame = match &segment.source {
+                    Source::Frame(frame) => frame,
+                    Source::Copy { at: from } => {
+                        first[Kin::of(begin, *from) as usize].get_or_insert_with(|| (begin, segment.clone()));
+                        stands.push(false);
+                        continue;
+                    }
                 };
                 let found = (misses < MISSES_UNTIL_NONE).then(|| target.read(begin, segment.bytes as usize));
                 // What cannot be read does not stand; it is written, and the read-back judges.
@@ -86,7 +92,11 @@ impl DeltaSupplier {
             }
         }
         let ranges = ranges.in_order().into_iter().map(|(_, range)| range).collect();
-        Ok(DeltaPlan { stands, ranges })
+        Ok(DeltaPlan {
+            stands,
+            ranges,
+            first,
+        })
     }
 
     /// Sends what the plan says is fetched; ends when it is sent, or when nobody wants it any more.
@@ -169,8 +179,8 @@ struct Next {
 /// Some segments that are read ahead together.
 struct Group {
     segments: Vec<Segment>,
-    /// What they copy is looked for in the target first.
-    stand: bool,
+    /// What of that which they copy is looked for in the target first.
+    stand: Expected,
 }
 
 impl<'a> DeltaAssembly<'a> {
@@ -210,7 +220,7 @@ impl<'a> DeltaAssembly<'a> {
     /// The next segments, of which the reader is told what they are made out of; none behind the last.
     fn foresee(&mut self) -> Result<Group, StageError> {
         let segments = self.of.segments.group(self.next.group)?;
-        let stand = self.standing.is_expected();
+        let stand = self.standing.expected();
         let mut copies = Copies::default();
         for segment in &segments {
             let own = self.next.at..self.next.at + u64::from(segment.bytes);
@@ -219,7 +229,7 @@ impl<'a> DeltaAssembly<'a> {
                     let references = frame.references.iter();
                     (Side::Running, references.flat_map(wanted).collect())
                 }
-                Source::Copy { at } if !stand => {
+                Source::Copy { at } if !stand.of(Kin::of(self.next.at, *at)) => {
                     let old = *at..*at + u64::from(segment.bytes);
                     (Side::Running, pieces(old).collect())
                 }
@@ -236,7 +246,7 @@ impl<'a> DeltaAssembly<'a> {
 
     fn put_all(mut self, drain: &mut Drain) -> Result<Fit, StageError> {
         let (mut at, mut stored_at, mut place) = (0, 0, 0);
-        self.look_at_first()?;
+        self.look_at_first();
         let mut group = self.foresee()?;
         while !group.segments.is_empty() {
             // The reader is always told of a group before the one in front of it is put.
@@ -259,19 +269,15 @@ impl<'a> DeltaAssembly<'a> {
         Ok(Fit::Whole)
     }
 
-    /// Whether the first of the first segments that is a copy stands in the target.
-    fn look_at_first(&mut self) -> Result<(), StageError> {
-        let mut at = 0;
-        for segment in &self.of.segments.group(0)? {
-            if matches!(segment.source, Source::Copy { .. }) {
-                let stands = self.read_standing(at, segment);
-                self.standing.saw(stands);
-                break;
+    /// Whether the first copy of each kind stands in the target.
+    fn look_at_first(&mut self) {
+        for kin in [Kin::SamePlace, Kin::Elsewhere] {
+            if let Some((at, segment)) = &self.plan.first[kin as usize] {
+                let stands = self.read_standing(*at, segment);
+                self.standing.saw(kin, stands);
             }
-            at += u64::from(segment.bytes);
         }
         self.standing.end_group();
-        Ok(())
     }
 
     /// Puts the segment with that number, which is at `at` of the image and has its frame at `stored_at`.
@@ -279,13 +285,20 @@ impl<'a> DeltaAssembly<'a> {
         &mut self,
         (place, at, stored_at): (usize, u64, u64),
         segment: &Segment,
-        stand: bool,
+        stand: Expected,
         drain: &mut Drain,
     ) -> Result<Fit, StageError> {
         match &segment.source {
-            Source::Copy { .. } if stand && self.looked_for(at, segment) => self.put_standing(segment, drain),
             Source::Copy { at: from } => {
-                self.standing.look(&mut self.seeds, at);
+                let kin = Kin::of(at, *from);
+                if stand.of(kin) {
+                    let stands = self.read_standing(at, segment);
+                    self.standing.saw(kin, stands);
+                    if stands {
+                        return self.put_standing(segment, drain);
+                    }
+                }
+                self.standing.look(kin, &mut self.seeds, at);
                 self.copy((at, *from), segment, drain)
             }
             Source::Frame(_) if self.plan.stands[place] => {
@@ -295,20 +308,13 @@ impl<'a> DeltaAssembly<'a> {
                 Ok(self.of.unfit(&"what stood in the target does not any more"))
             }
             Source::Frame(frame) => {
-                self.standing.look(&mut self.seeds, at);
+                self.standing.look(Kin::Elsewhere, &mut self.seeds, at);
                 match self.read_ground(&frame.references) {
                     Fit::Whole => self.frame((at, stored_at), segment, frame, drain),
                     unfit @ Fit::Not(_) => Ok(unfit),
                 }
             }
         }
-    }
-
-    /// Whether a segment that is expected in the target stands there, and was read.
-    fn looked_for(&mut self, at: u64, segment: &Segment) -> bool {
-        let stands = self.read_standing(at, segment);
-        self.standing.saw(stands);
-        stands
     }
 
     fn copy(
@@ -323,7 +329,7 @@ impl<'a> DeltaAssembly<'a> {
             None => return Ok(self.of.unfit(&UNREADABLE)),
         }
         let old = self.ground.bytes();
-        self.standing.compare(at, old);
+        self.standing.compare(Kin::of(at, from), at, old);
         drain.put(old, Put::Fresh)?;
         self.counter.reused(u64::from(segment.bytes));
         Ok(Fit::Whole)
@@ -401,7 +407,7 @@ impl<'a> DeltaAssembly<'a> {
         };
         match decoded {
             Ok(content) => {
-                self.standing.compare(at, content);
+                self.standing.compare(Kin::Elsewhere, at, content);
                 drain.put(content, Put::Fresh)?;
                 // What is not in the frame the running slot had.
                 let bytes = segment.bytes;

@@ -9,6 +9,7 @@ use drydock_images::chunk::{Chunk, ChunkId, Frame, Page, PageRef, Part};
 use super::ahead::{PIECE_BYTES, pieces_of};
 use super::held::Held;
 use super::seed::Side;
+use super::standing::{Expected, Kin};
 
 /// Bytes that nobody needs are fetched too where that saves a request.
 const GAP_BYTES: u64 = 32 * 1024;
@@ -42,6 +43,16 @@ pub(super) struct Piece {
     pub chunks: Range<usize>,
     /// The frame, and where its content comes from.
     pub frame: Option<(Frame, Source)>,
+}
+
+impl Piece {
+    /// Of one that the running slot has.
+    pub(super) fn kin(&self) -> Option<Kin> {
+        match &self.frame {
+            Some((_, Source::Running(from))) => Some(from.kin(self.place.start)),
+            Some((_, Source::Target | Source::Fetch)) | None => None,
+        }
+    }
 }
 
 /// Where the content of a frame comes from.
@@ -126,11 +137,11 @@ pub(super) fn plan_page(
 
 /// What is read of the slots for these pages; what is not fetched is read in its own place of the target if it
 /// is expected there.
-pub(super) fn places_of(plans: &[(PageRef, PagePlan)], stand: bool) -> Vec<(Side, Range<u64>)> {
+pub(super) fn places_of(plans: &[(PageRef, PagePlan)], stand: Expected) -> Vec<(Side, Range<u64>)> {
     let mut all = Copies::default();
     for (named, plan) in plans {
         match plan {
-            PagePlan::Copy { .. } if stand => {
+            PagePlan::Copy { from } if stand.of(Kin::of(named.offset, *from)) => {
                 copied(named.offset, named).for_each(|piece| all.push(Side::Target, piece));
             }
             PagePlan::Copy { from } => {
@@ -140,11 +151,11 @@ pub(super) fn places_of(plans: &[(PageRef, PagePlan)], stand: bool) -> Vec<(Side
                 for piece in &of.pieces {
                     match &piece.frame {
                         Some((_, Source::Fetch)) => {}
-                        Some((_, Source::Running(places))) if !stand => {
-                            let places = places.0.iter().cloned();
+                        Some((_, Source::Running(from))) if !stand.of(from.kin(piece.place.start)) => {
+                            let places = from.0.iter().cloned();
                             places.for_each(|(side, place)| all.push(side, place));
                         }
-                        None if !stand => {}
+                        None if !stand.any() => {}
                         Some(_) | None => all.push(Side::Target, piece.place.clone()),
                     }
                 }
@@ -175,6 +186,11 @@ impl Copies {
 
     pub(super) fn in_order(self) -> Vec<(Side, Range<u64>)> {
         self.0
+    }
+
+    /// Of what belongs at that place, and is copied from these.
+    pub(super) fn kin(&self, place: u64) -> Kin {
+        Kin::of(place, self.0.first().map_or(place, |(_, from)| from.start))
     }
 }
 

@@ -40,6 +40,14 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// A root image: some of its own, a run of zeros, and much that every release has, moved by a few bytes.
 pub(super) fn root_image(seed: u64) -> Vec<u8> {
+    if seed >= SHUFFLED {
+        let order = if seed.is_multiple_of(2) {
+            [0, 1, 2, 3]
+        } else {
+            [2, 1, 0, 3]
+        };
+        return order.map(|nth| noise(6000 + nth, MIB as usize)).concat();
+    }
     if seed >= UNIFORM {
         let times = usize::try_from((seed - UNIFORM) / 2).unwrap() * 2 + 1;
         let run = vec![0x5A; times * 850_000];
@@ -81,6 +89,10 @@ pub(super) const SQUASHED: u64 = 300;
 /// From this seed on, roots have a long run of one value, whose chunks are as long as chunks may be: the first
 /// two a run of 850 KB, the next two one of 2.5 MB.
 pub(super) const UNIFORM: u64 = 400;
+
+/// From this seed on, roots have the same four pieces of 1 MiB; odd ones have the first in the place of the
+/// third, and the third in that of the first.
+pub(super) const SHUFFLED: u64 = 500;
 
 /// Blocks of which each release has some otherwise by a few bytes; all behind the first are elsewhere.
 fn squashed_image(seed: u64) -> Vec<u8> {

@@ -12,6 +12,7 @@ use drydock_images::Digest;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::super::standing::Expected;
 use super::super::*;
 use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, UNIFORM, control, now, root_image};
 use super::spoilt::Spoilt;
@@ -269,7 +270,9 @@ async fn however_long_a_page_is_what_is_copied_for_it_is_read_in_short_pieces() 
         assert!(longest_page.contains(&named.image_bytes), "{named:?}");
         let is_copied = matches!(plan, PagePlan::Copy { .. });
         assert_eq!(is_copied, named.image_bytes <= MAX_COPIED_BYTES, "{named:?}");
-        let places = places_of(&plans.plans, false).into_iter().map(|(_, place)| place);
+        let places = places_of(&plans.plans, Expected::default())
+            .into_iter()
+            .map(|(_, place)| place);
         let longest = places.map(|place| place.end - place.start).max();
         assert!(longest.unwrap() <= 2 * ahead::PIECE_BYTES as u64, "{longest:?}");
 

@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::*;
 use super::delta::{fixture_of, record_running};
-use super::fixture::{DOUBLED, Fixture, MIB, Node, STRIPED, control, kernel_image, now, root_image};
+use super::fixture::{
+    DOUBLED, Fixture, MIB, Node, SHUFFLED, STRIPED, control, kernel_image, now, root_image,
+};
 use super::spoilt::Spoilt;
 use crate::disk::gate::{Killed, OpenGate, Recorder, WriteEvent, WriteGate, WriteKind};
 use crate::disk::sim::{SimDisk, mixed};
@@ -38,11 +40,11 @@ fn disk_image(fixture: &Fixture, (old, new): (u64, u64), wrong: &[Range<usize>])
 /// The ways: chunk by chunk, where it is not known what runs, and by the delta.
 const WAYS: [&str; 2] = ["chunks", "delta"];
 
-async fn node_by(way: &str, fixture: &Fixture, disk: SimDisk, gate: Arc<dyn WriteGate>) -> Node {
+async fn node_by(way: &str, old: u64, fixture: &Fixture, disk: SimDisk, gate: Arc<dyn WriteGate>) -> Node {
     let state = tempfile::tempdir_in(fixture.dir.path()).unwrap().keep();
     let node = Node::with(Arc::new(disk), state, gate);
     if way == "delta" {
-        record_running(OLD, fixture, &node.control, &node.state).await;
+        record_running(old, fixture, &node.control, &node.state).await;
     }
     node
 }
@@ -86,7 +88,7 @@ async fn whatever_stands_in_the_target_it_holds_the_release_and_what_is_right_is
         for way in WAYS {
             let recorder = Arc::new(Recorder::default());
             let disk = SimDisk::new(image.clone(), 512);
-            let node = node_by(way, &fixture, disk, recorder.clone()).await;
+            let node = node_by(way, OLD, &fixture, disk, recorder.clone()).await;
             let (result, progress) = fixture.stage(NEW, &node).await;
             result.unwrap_or_else(|error| panic!("{way}, {wrong:?}: {error}"));
             // What a power cut leaves is what was proven.
@@ -131,6 +133,21 @@ async fn what_stands_of_pages_that_all_have_something_new_is_not_written() {
             assert!(written <= MIB, "{wrong:?}: {written}");
         }
     }
+}
+
+/// As on a node whose other slot has an older release: what did not move stands there, what moved does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_in_its_place_is_not_written_though_all_around_it_moves() {
+    let (old, new) = (SHUFFLED, SHUFFLED + 1);
+    let fixture = fixture_of(old, new).await;
+    let image = disk_image(&fixture, (old, old), &[]);
+    let recorder = Arc::new(Recorder::default());
+    let node = node_by("delta", old, &fixture, SimDisk::new(image, 512), recorder.clone()).await;
+    let (result, _) = fixture.stage(new, &node).await;
+    result.unwrap();
+    let wanted = root_image(new);
+    assert!(node.content(SlotName::B, "root", wanted.len()) == wanted);
+    assert_eq!(written(&node, &recorder), 2 * MIB);
 }
 
 /// What a delta copies and stands costs one reading of the target, and none of the running slot.
@@ -247,7 +264,7 @@ fn a_cancellation_ends_a_staging_over_what_stands() {
     let mut cancelled = 0;
     for nth in 0..60 {
         let disk = SimDisk::new(image.clone(), 512);
-        let node = runtime.block_on(node_by("delta", &fixture, disk, Arc::new(OpenGate)));
+        let node = runtime.block_on(node_by("delta", OLD, &fixture, disk, Arc::new(OpenGate)));
         let (cancel, begun) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let (trigger, seen) = (cancel.clone(), begun.clone());
         let canceller = std::thread::spawn(move || {
