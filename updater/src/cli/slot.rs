@@ -1,11 +1,11 @@
 //! `check`, `stage` and `adopt`: from repositories to slots and back. Nothing here arms anything.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use drydock_images::{ChannelName, Digest, Manifest, Repository, TrustError, Version};
 use drydock_machine::GuardStatus;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,8 @@ pub(super) async fn stage(session: &Session, wanted: &Staging) -> Result<Answer,
     let repository = session.load(known).await?;
     let release = session.choose(&repository, &wanted.choice).await?;
     let bar = Arc::new(progress_bar());
-    let shown = bar.clone();
+    let last = Arc::new(Mutex::new(None));
+    let (shown, heard) = (bar.clone(), last.clone());
     let job = StageJob {
         repository,
         release,
@@ -94,19 +95,34 @@ pub(super) async fn stage(session: &Session, wanted: &Staging) -> Result<Answer,
         } else {
             Reuse::Running
         },
-        progress: Arc::new(move |progress| show(&shown, progress)),
+        progress: Arc::new(move |progress| {
+            show(&shown, progress);
+            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        }),
     };
     let record = stage_slot(job, session.env.outside.wall(), CancellationToken::new()).await?;
     bar.finish_and_clear();
     let release = record.release.to_string();
+    let counted = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let [total, fetched, stood] = counted.map_or([0; 3], |last| [last.total, last.fetched, last.stood]);
+    let not_written = match stood {
+        0 => String::new(),
+        stood => format!("; {} stood there already and were not written", HumanBytes(stood)),
+    };
     Ok(Answer {
         text: format!(
-            "slot {} holds release {} ({}), read back and verified; `arm --reboot` tries it\n",
+            "slot {} holds release {} ({}), read back and verified; `arm --reboot` tries it\n\
+             {} were fetched for its {}{not_written}\n",
             running.other(),
             record.version,
-            short(&release)
+            short(&release),
+            HumanBytes(fetched),
+            HumanBytes(total),
         ),
-        json: json!({ "slot": running.other(), "release": release, "version": record.version }),
+        json: json!({
+            "slot": running.other(), "release": release, "version": record.version,
+            "totalBytes": total, "standingBytes": stood, "fetchedBytes": fetched,
+        }),
     })
 }
 

@@ -146,11 +146,14 @@ impl Target<'_> {
                 return Err(StageError::Cancelled);
             }
             let wrote = match segment.put {
-                Put::Standing => Wrote::Stands {
-                    at: segment.at,
-                    len: segment.len,
-                    memory: Lent::new(segment.memory, give_back),
-                },
+                Put::Standing => {
+                    self.counter.stood(segment.len as u64);
+                    Wrote::Stands {
+                        at: segment.at,
+                        len: segment.len,
+                        memory: Lent::new(segment.memory, give_back),
+                    }
+                }
                 Put::Fresh => {
                     let bytes = &segment.memory[..segment.len];
                     self.writer.write_at(self.artifact, segment.at, bytes)?;

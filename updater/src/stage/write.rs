@@ -46,6 +46,8 @@ pub struct StageProgress {
     pub reused: u64,
     /// Over the wire: index, pages and frames.
     pub fetched: u64,
+    /// Right in the target before, and not written.
+    pub stood: u64,
     /// Read back and hashed.
     pub read_back: u64,
 }
@@ -80,18 +82,20 @@ pub(super) struct Counter {
     done: AtomicU64,
     reused: AtomicU64,
     fetched: AtomicU64,
+    stood: AtomicU64,
     read_back: AtomicU64,
     tell: Arc<dyn Fn(StageProgress) + Send + Sync>,
 }
 
 impl Counter {
     fn new(total: u64, tell: Arc<dyn Fn(StageProgress) + Send + Sync>) -> Self {
-        let [done, reused, fetched, read_back] = [const { AtomicU64::new(0) }; 4];
+        let [done, reused, fetched, stood, read_back] = [const { AtomicU64::new(0) }; 5];
         Self {
             total,
             done,
             reused,
             fetched,
+            stood,
             read_back,
             tell,
         }
@@ -114,6 +118,11 @@ impl Counter {
         self.fetched.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// So much more is not written.
+    pub(super) fn stood(&self, bytes: u64) {
+        self.stood.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// So much more was read back; while there is writing to do, that is the news.
     pub(super) fn read_back(&self, bytes: u64) {
         self.read_back.fetch_add(bytes, Ordering::Relaxed);
@@ -122,17 +131,18 @@ impl Counter {
         }
     }
 
-    /// What is in place, of that what was reused, and what was read back.
-    fn so_far(&self) -> [u64; 3] {
-        [&self.done, &self.reused, &self.read_back].map(|counter| counter.load(Ordering::Relaxed))
+    /// All but what came over the wire.
+    const fn of_content(&self) -> [&AtomicU64; 4] {
+        [&self.done, &self.reused, &self.stood, &self.read_back]
+    }
+
+    fn so_far(&self) -> [u64; 4] {
+        self.of_content().map(|counter| counter.load(Ordering::Relaxed))
     }
 
     /// What was put in place since then is done again.
-    fn back_to(&self, so_far: [u64; 3]) {
-        for (counter, then) in [&self.done, &self.reused, &self.read_back]
-            .into_iter()
-            .zip(so_far)
-        {
+    fn back_to(&self, so_far: [u64; 4]) {
+        for (counter, then) in self.of_content().into_iter().zip(so_far) {
             counter.store(then, Ordering::Relaxed);
         }
     }
@@ -145,6 +155,7 @@ impl Counter {
             done: load(&self.done),
             reused: load(&self.reused),
             fetched: load(&self.fetched),
+            stood: load(&self.stood),
             read_back: load(&self.read_back),
         });
     }
@@ -368,6 +379,7 @@ impl Work {
         if is_recorded {
             let record = SlotRecord::of(&self.manifest, slots.get(self.target), self.now)?;
             let read = read_back(&self.control, self.target, &record, &self.cancel, |bytes| {
+                self.counter.stood(bytes);
                 self.counter.reused(bytes);
                 self.counter.read_back(bytes);
             });
@@ -378,7 +390,7 @@ impl Work {
                 }
                 Err(StageError::Cancelled) => return Err(StageError::Cancelled),
                 // Written again, and then judged again.
-                Err(_) => self.counter.back_to([0; 3]),
+                Err(_) => self.counter.back_to([0; 4]),
             }
         }
         Ok(Begun::ToWrite(writer))

@@ -227,6 +227,7 @@ impl Fixture {
             done: 0,
             reused: 0,
             fetched: 0,
+            stood: 0,
             read_back: 0,
         };
         (result, last.lock().unwrap().unwrap_or(idle))

@@ -103,6 +103,7 @@ async fn whatever_stands_in_the_target_it_holds_the_release_and_what_is_right_is
             );
             let written = written(&node, &recorder);
             assert!(written <= most, "{way}, {wrong:?}: {written}");
+            assert_eq!(progress.stood, progress.total - written, "{way}, {wrong:?}");
             assert_eq!(
                 (progress.done, progress.read_back),
                 (progress.total, progress.total)
