@@ -86,47 +86,29 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn effect_failed(&mut self, effect: Effect, text: String) -> Option<Effect> {
-        let attempt = self.journal.current.take()?;
-        match (effect, &attempt.phase) {
-            (Effect::ArmSlot { .. }, Phase::Armed { .. }) => {
-                self.start_disarming(attempt, EndState::NotTried, "ArmFailed", &text)
-            }
-            (Effect::Reboot, Phase::Used) => self.not_rebooted(attempt, "RebootFailed", &text),
-            // Tried again at the next tick; where there is no way back, that tick finds it.
-            (
-                Effect::ArmSlot { .. }
-                | Effect::Disarm { .. }
-                | Effect::MarkGood { .. }
-                | Effect::GoBack { .. }
-                | Effect::Reboot
-                | Effect::RunChecks,
-                _,
-            ) => {
-                self.keep(attempt);
-                None
-            }
-        }
-    }
-
-    /// The call was refused or not made, so none is on its way.
-    fn not_rebooted(&mut self, mut attempt: Attempt, code: &str, text: &str) -> Option<Effect> {
-        attempt.phase = Phase::Armed { in_table: true };
-        self.start_disarming(attempt, EndState::NotTried, code, text)
+    pub(super) fn effect_failed(&mut self, effect: Effect, text: &str) -> Option<Effect> {
+        self.not_performed(effect, ["ArmFailed", "RebootFailed"], text)
     }
 
     pub(super) fn too_late(&mut self, effect: Effect) -> Option<Effect> {
+        let text = "the grant was over before it could be followed";
+        self.not_performed(effect, ["GrantOver"; 2], text)
+    }
+
+    /// `codes`: of an arming, and of a reboot.
+    fn not_performed(&mut self, effect: Effect, [arm, reboot]: [&str; 2], text: &str) -> Option<Effect> {
         let attempt = self.journal.current.take()?;
         match (effect, &attempt.phase) {
             (Effect::ArmSlot { .. }, Phase::Armed { .. }) => {
-                let text = "the grant was over before the slot was armed";
-                self.start_disarming(attempt, EndState::NotTried, "GrantOver", text)
+                self.start_disarming(attempt, EndState::NotTried, arm, text)
             }
             (Effect::Reboot, Phase::Used) => {
-                let text = "the grant was over before the reboot could be called";
-                self.not_rebooted(attempt, "GrantOver", text)
+                // The call was refused or not made, so none is on its way.
+                let mut attempt = attempt;
+                attempt.phase = Phase::Armed { in_table: true };
+                self.start_disarming(attempt, EndState::NotTried, reboot, text)
             }
-            // These ask no grant.
+            // Tried again at the next tick; where there is no way back, that tick finds it.
             (
                 Effect::ArmSlot { .. }
                 | Effect::Disarm { .. }

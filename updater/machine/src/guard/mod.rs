@@ -37,7 +37,7 @@ pub fn step(journal: &Journal, seen: &Seen, timing: &Timing, event: Event) -> St
         }
         Event::MarkGood(request) => machine.mark_good(request),
         Event::EffectDone(effect) => Ok(machine.effect_done(effect)),
-        Event::EffectFailed { effect, text } => Ok(machine.effect_failed(effect, text)),
+        Event::EffectFailed { effect, text } => Ok(machine.effect_failed(effect, &text)),
         Event::TooLate(effect) => Ok(machine.too_late(effect)),
     };
     let (effect, refused) = match done {
