@@ -85,7 +85,10 @@ impl Pieces {
         mut source: impl FnMut(&Range<u64>, &Frame, &[Chunk]) -> Source,
     ) -> Self {
         let chunks: Vec<Chunk> = page.list().chunks().collect();
-        let (mut pieces, mut next, mut at) = (Vec::new(), 0, named.offset);
+        // Many pages wait at a time: none takes more than it needs.
+        let zeros = chunks.iter().filter(|chunk| chunk.id == ChunkId::ZEROS).count();
+        let mut pieces = Vec::with_capacity(page.frames().len() + zeros);
+        let (mut next, mut at) = (0, named.offset);
         let mut frames = page.frames().iter();
         while let Some(chunk) = chunks.get(next) {
             let is_zeros = chunk.id == ChunkId::ZEROS;
@@ -126,6 +129,7 @@ pub(super) fn plan_page(
             found.map(|place| places.push(Side::Running, place)).is_some()
         });
         if is_held {
+            places.0.shrink_to_fit();
             Source::Running(places)
         } else if stands(place.start, frame.content_bytes, chunks) {
             Source::Target
