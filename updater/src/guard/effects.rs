@@ -7,7 +7,7 @@ use drydock_machine::{ArmRequest, Effect, Event, Slot, latest};
 use super::kernel::unguarded_kernel;
 use super::{Guard, GuardError, Message, checks};
 use crate::disk::{BootControl, BootError, Disarmed, GptBootControl, SlotName};
-use crate::node::UntilOver;
+use crate::node::Until;
 use crate::stage::{Hashing, StageError, identify_running};
 
 /// The machine's word for a slot.
@@ -57,7 +57,7 @@ impl Guard {
             | Effect::MarkGood { .. }
             | Effect::GoBack { .. } => {
                 let (control, held) = (&self.node().control, self.lock.clone());
-                let gate = UntilOver::new(control.device().gate(), too_late.clone());
+                let gate = Until::new(control.device().gate(), too_late.clone(), "the grant is over");
                 let control = control.behind(Arc::new(gate));
                 let done = tokio::task::spawn_blocking(move || {
                     let _held = held;

@@ -20,7 +20,7 @@ use crate::disk::gate::{OpenGate, WriteGate};
 use crate::disk::{Access, Device, DiskError, GptBootControl, RawDisk, RunningError, SlotName, running_slot};
 use crate::state::{StateDir, StateError};
 
-pub use gate::{UntilCancelled, UntilOver};
+pub use gate::Until;
 pub use pace::Pace;
 pub use real::RealNode;
 
@@ -143,7 +143,9 @@ impl NodeEnv {
     /// another thread stops at its next write.
     #[must_use]
     pub fn until(&self, cancel: &CancellationToken) -> Self {
-        let gate = Arc::new(UntilCancelled::new(self.gate.clone(), cancel.clone()));
+        let cancel = cancel.clone();
+        let is_over = move || cancel.is_cancelled();
+        let gate = Arc::new(Until::new(self.gate.clone(), is_over, "the process is stopping"));
         Self { gate, ..self.clone() }
     }
 
