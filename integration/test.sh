@@ -89,9 +89,11 @@ finish() {
 trap finish EXIT
 # Real nodes leave the processors idle for more than half of their time, waiting for watchdogs and verdicts,
 # and a case of the sweep may wait at any time: the sweep takes what all others leave.
+# Its end is bounded, so that whoever ends a whole run that takes too long still reads what it said.
 begin_sweep() {
   set -m
-  nice -n 19 cargo test --workspace --locked --no-fail-fast --test sweep -- --nocapture </dev/null >"$sweep_log" 2>&1 &
+  nice -n 19 timeout --kill-after=30 3600 \
+    cargo test --workspace --locked --no-fail-fast --test sweep -- --nocapture </dev/null >"$sweep_log" 2>&1 &
   sweep=$!
   set +m
 }
@@ -100,9 +102,12 @@ all_tests_but_the_sweep() {
 }
 end_sweep() {
   local code=0
+  # What it said while the others ran, and what it says until it ends.
+  tail -n +1 -f --pid="$sweep" "$sweep_log"
   wait "$sweep" || code=$?
   sweep=
-  tee -a "$test_log" <"$sweep_log"
+  cat "$sweep_log" >>"$test_log"
+  [ "$code" != 124 ] || echo "the crash sweep was ended: it took longer than an hour" | tee -a "$test_log"
   return "$code"
 }
 stage "building the tests" cargo test --workspace --locked --no-run

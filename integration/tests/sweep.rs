@@ -3,15 +3,39 @@
 //! `cargo run --bin drydock-sweep` runs them with progress, `-- --case NAME` one again.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use drydock_integration::node::Behaviour;
 use drydock_integration::sweep::{AT_ONCE, Case, Scenery, folder, run_all, run_one};
-use tokio::sync::Mutex;
+use tokio::runtime::Runtime;
 
 /// One sweep at a time: each takes the whole machine.
-static ALONE: Mutex<()> = Mutex::const_new(());
+static ALONE: Mutex<()> = Mutex::new(());
+/// What a process that was killed had handed to a thread has ended long before this.
+const LAST_THREAD: Duration = Duration::from_secs(60);
 
-async fn sweep(second: Behaviour, at_least: usize) {
-    let _alone = ALONE.lock().await;
+fn sweep(second: Behaviour, at_least: usize) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = Runtime::new().unwrap();
+    // A runtime that is dropped, as by a panic, waits for its threads without an end.
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(every_case(second, at_least))
+    }));
+    let begun = Instant::now();
+    runtime.shutdown_timeout(LAST_THREAD);
+    let took = begun.elapsed();
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
+    assert!(
+        took < LAST_THREAD,
+        "all cases ended {took:?} ago, and a thread of one is still at work"
+    );
+}
+
+async fn every_case(second: Behaviour, at_least: usize) {
     let folder = folder().unwrap();
     let scenery = Scenery::prepare(folder.path(), second).unwrap();
     let baseline = run_one(&scenery, &Case::Baseline).await.unwrap();
@@ -46,12 +70,12 @@ async fn sweep(second: Behaviour, at_least: usize) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_good_release_arrives_whatever_goes_wrong_at_whichever_write() {
-    sweep(Behaviour::Healthy, 300).await;
+#[test]
+fn a_good_release_arrives_whatever_goes_wrong_at_whichever_write() {
+    sweep(Behaviour::Healthy, 300);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_release_is_gone_back_from_and_halted_whatever_goes_wrong_at_whichever_write() {
-    sweep(Behaviour::UnhealthyCheck, 250).await;
+#[test]
+fn a_bad_release_is_gone_back_from_and_halted_whatever_goes_wrong_at_whichever_write() {
+    sweep(Behaviour::UnhealthyCheck, 250);
 }

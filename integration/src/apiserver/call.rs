@@ -298,11 +298,15 @@ impl Call<'_> {
                 let core = self.core.clone();
                 let task = self.core.tasks.spawn(async move {
                     tokio::select! {
-                        () = core.shutdown.cancelled() => std::future::pending().await,
-                        () = waited(wait) => job.run(view),
+                        () = core.shutdown.cancelled() => None,
+                        () = waited(wait) => Some(job.run(view)),
                     }
                 });
-                task.await.map_err(ApiError::internal)?
+                match task.await.map_err(ApiError::internal)? {
+                    Some(done) => done,
+                    // The connection ends with the server, without another byte.
+                    None => std::future::pending().await,
+                }
             }
             Some(action) => return self.act(action).await,
             None => self.job(write).run(view),

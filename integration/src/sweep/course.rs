@@ -43,13 +43,21 @@ pub struct Ended {
 }
 
 impl Ended {
-    pub(super) fn broken(error: &anyhow::Error) -> Self {
+    /// One of which no more is known than what was wrong with it.
+    pub(super) fn cut_short(wrong: String) -> Self {
         Self {
             reached: false,
-            wrong: vec![format!("{error:#}")],
-            late: true,
+            wrong: vec![wrong],
+            late: false,
             took: Duration::ZERO,
             baseline: Baseline::default(),
+        }
+    }
+
+    pub(super) fn broken(error: &anyhow::Error) -> Self {
+        Self {
+            late: true,
+            ..Self::cut_short(format!("{error:#}"))
         }
     }
 }

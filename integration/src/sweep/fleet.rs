@@ -51,6 +51,9 @@ impl fmt::Display for Tally {
     }
 }
 
+/// Three waits of a case are bounded by two minutes each: one that is still under way after this hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(600);
+
 /// Where the runs lie: in memory, where there is such a place with room. They flush often.
 fn place() -> PathBuf {
     let memory = Path::new("/dev/shm");
@@ -76,10 +79,16 @@ pub fn folder() -> anyhow::Result<tempfile::TempDir> {
 /// Runs one case in a temporary folder.
 ///
 /// # Errors
-/// If the simulation itself cannot run.
+/// If the simulation itself cannot run. One that hangs is a finding.
 pub async fn run_one(scenery: &Scenery, case: &Case) -> anyhow::Result<Ended> {
     let folder = folder()?;
-    run(folder.path(), scenery, case).await
+    let running = run(folder.path(), scenery, case);
+    match tokio::time::timeout(HANGS_AFTER, running).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(Ended::cut_short(format!(
+            "it hangs: still under way after {HANGS_AFTER:?}"
+        ))),
+    }
 }
 
 /// Runs all of them, `at_once` at a time, and tells of each that ends. One that was too late is told of

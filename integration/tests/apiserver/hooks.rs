@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use drydock_integration::apiserver::audit::Verb;
-use drydock_integration::apiserver::hooks::{Action, Rule, Stage, WatchMatch, WriteMatch};
+use drydock_integration::apiserver::hooks::{Action, Held, Rule, Stage, WatchMatch, WriteMatch};
 use drydock_integration::apiserver::status::ApiError;
 use serde_json::json;
 
@@ -209,4 +209,23 @@ async fn several_servers_live_side_by_side_and_end_with_their_handles() {
     assert!(caller_one.try_call("GET", MAPS, &[], None).await.is_err());
     caller_two.get(MAPS).await.ok();
     drop(two);
+}
+
+#[tokio::test]
+async fn a_server_ends_though_a_write_is_held_that_nobody_lets_go() {
+    let (server, caller) = server_and_caller().await;
+    let hold = Action::Hold(Held::new());
+    let rule = server
+        .hooks()
+        .add(Rule::new(WriteMatch::any(), Stage::Before, hold).always());
+    let body = config_map("a", "1");
+    let write = caller.try_call("POST", MAPS, &[], Some(&body));
+    let end = async {
+        rule.acted(1).await;
+        server.shutdown().await;
+    };
+    let both = async { tokio::join!(write, end) };
+    let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
+    let (answer, ()) = ended.expect("it waits for the write");
+    assert!(answer.is_err(), "nothing was written, so nothing may be answered");
 }
